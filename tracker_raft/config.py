@@ -1,0 +1,225 @@
+"""Frozen settings. Units are in the names; relations are checked where a value enters.
+
+Two kinds, kept apart on purpose:
+
+* :class:`MachineLimits` decides what the replicated state machine accepts. Two trackers with
+  different values would diverge, so they are part of the log format version, never an option.
+* everything else (:class:`WireLimits`, :class:`RaftTiming`, :class:`NodeConfig`,
+  :class:`ClientConfig`) concerns one process and may differ from tracker to tracker.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tracker_raft.errors import BadRequest
+
+KIB = 1024
+MIB = 1024 * KIB
+
+PROTOCOL_VERSION = 1
+"""Version of the client and link protocols; the first frame of a connection says it."""
+
+NODE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+
+
+@dataclass(frozen=True, slots=True)
+class MachineLimits:
+    """What one replicated tracker holds at most. The same on every tracker of every cluster."""
+
+    files_max: int = 4_000_000
+    versions_per_name_max: int = 16
+    """Versions kept of one name; publishing one more drops the oldest."""
+    leases_max: int = 200_000
+    contents_per_lease_max: int = 100_000
+    peers_per_content_max: int = 100_000
+    sessions_max: int = 100_000
+    session_window_max: int = 256
+    """Operations of one request session that may be unanswered at once, hence replies kept."""
+    session_ttl_ms: int = 3_600_000
+    """A request session not used for this long of logical time is forgotten."""
+    lease_ttl_min_ms: int = 1_000
+    lease_ttl_max_ms: int = 3_600_000
+
+
+@dataclass(frozen=True, slots=True)
+class WireLimits:
+    """Bounds on what one tracker process reads, keeps and sends."""
+
+    client_frame_bytes_max: int = 1 * MIB
+    link_frame_bytes_max: int = 8 * MIB
+    client_connections_max: int = 10_000
+    """Clients beyond it are answered ``busy`` and closed."""
+    requests_in_flight_max: int = 1_024
+    """Unanswered requests of one client connection; reading stops until some are answered."""
+    intake_max: int = 20_000
+    """Operations waiting for the log on one tracker; beyond it ``busy``."""
+    hello_timeout_s: float = 5.0
+    send_buffer_bytes_max: int = 8 * MIB
+    """A client that does not read its replies is closed beyond this."""
+    link_buffer_bytes_soft: int = 8 * MIB
+    """Entries for a follower whose link holds more than this are dropped and sent again later."""
+    link_buffer_bytes_max: int = 64 * MIB
+    """A link that holds more than this is closed."""
+    page_items_max: int = 1_000
+    peers_per_reply_max: int = 200
+    request_deadline_max_s: float = 120.0
+
+
+@dataclass(frozen=True, slots=True)
+class RaftTiming:
+    """Timing of consensus on one tracker, in seconds.
+
+    Relations (checked): ``heartbeat_s`` × 3 < ``election_timeout_min_s`` <
+    ``election_timeout_max_s``; ``leader_fallback_s`` > ``heartbeat_s``.
+    """
+
+    heartbeat_s: float = 0.05
+    election_timeout_min_s: float = 0.3
+    election_timeout_max_s: float = 0.6
+    leader_fallback_s: float = 0.6
+    """A leader that hears no majority for this long stops calling itself leader."""
+    reconnect_min_s: float = 0.01
+    reconnect_max_s: float = 0.5
+    stagger_s: float = 0.015
+    """Between two candidates when a leader's process is gone: rank × this. About one round trip
+    and one sync, so that the first candidate has won before the second stands."""
+    entry_bytes_max: int = 512 * KIB
+    """One Raft entry. Below half of the batch size, so the library never chunks it (S15)."""
+    append_batch_bytes: int = 2 * MIB
+
+    def __post_init__(self) -> None:
+        if not 0 < self.heartbeat_s * 3 < self.election_timeout_min_s:
+            raise BadRequest(
+                f"heartbeat_s={self.heartbeat_s} must be above 0 and below a third of "
+                f"election_timeout_min_s={self.election_timeout_min_s}"
+            )
+        if self.election_timeout_min_s >= self.election_timeout_max_s:
+            raise BadRequest(
+                f"election_timeout_min_s={self.election_timeout_min_s} must be below "
+                f"election_timeout_max_s={self.election_timeout_max_s}"
+            )
+        if self.leader_fallback_s <= self.heartbeat_s:
+            raise BadRequest(
+                f"leader_fallback_s={self.leader_fallback_s} must be above "
+                f"heartbeat_s={self.heartbeat_s}"
+            )
+        if self.entry_bytes_max * 2 > self.append_batch_bytes:
+            raise BadRequest(
+                f"entry_bytes_max={self.entry_bytes_max} must be at most half of "
+                f"append_batch_bytes={self.append_batch_bytes}"
+            )
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Address:
+    """A host and a TCP port. ``str()`` gives ``host:port`` (IPv6 hosts in brackets)."""
+
+    host: str
+    port: int
+
+    @classmethod
+    def parse(cls, text: str) -> Address:
+        """Read ``host:port`` or ``[v6]:port``. Raises :class:`BadRequest`."""
+        host, colon, port = text.rpartition(":")
+        if host.startswith("[") and host.endswith("]"):
+            host = host[1:-1]
+        elif ":" in host:
+            raise BadRequest(f"address {text!r}: an IPv6 host needs brackets, as in [::1]:7000")
+        if not colon or not host or not port.isascii() or not port.isdigit():
+            raise BadRequest(f"address {text!r}: expected host:port")
+        number = int(port)
+        if not 0 < number < 65536 or len(host) > 253 or any(c <= " " or c > "~" for c in host):
+            raise BadRequest(f"address {text!r}: expected a host name and a port from 1 to 65535")
+        return cls(host, number)
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def is_loopback(host: str) -> bool:
+    """Whether ``host`` can only mean this machine. A name other than localhost is not trusted to."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def require_loopback(what: str, address: Address, insecure: bool) -> None:
+    """Refuse to listen beyond this machine unless asked to: nothing here authenticates yet."""
+    if not insecure and not is_loopback(address.host):
+        raise BadRequest(
+            f"{what} {address} is not a loopback address and connections are not authenticated; "
+            f"nothing was started. Use --insecure to listen there all the same"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One voter as the others see it: its id and where its Raft link is reached (D12)."""
+
+    node: str
+    raft: Address
+
+    @classmethod
+    def parse(cls, text: str) -> Member:
+        """Read ``id=host:port``. Raises :class:`BadRequest`."""
+        node, equals, address = text.partition("=")
+        if not equals or not NODE_ID.fullmatch(node):
+            raise BadRequest(f"member {text!r}: expected id=host:port")
+        return cls(node, Address.parse(address))
+
+
+@dataclass(frozen=True, slots=True)
+class NodeConfig:
+    """One tracker process. Bind addresses are where it listens, advertised ones what it tells."""
+
+    node: str
+    data_dir: Path
+    members: tuple[Member, ...]
+    """All voters, this one included; its own entry gives the advertised Raft address."""
+    client_bind: Address
+    raft_bind: Address
+    client_advertised: Address
+    cluster: str = "p2p"
+    """Name of the cluster: links and directories of another are refused."""
+    insecure: bool = False
+    timing: RaftTiming = field(default_factory=RaftTiming)
+    limits: WireLimits = field(default_factory=WireLimits)
+
+    def __post_init__(self) -> None:
+        if not NODE_ID.fullmatch(self.node):
+            raise BadRequest(f"node id {self.node!r}: expected {NODE_ID.pattern}")
+        ids = [member.node for member in self.members]
+        if len(set(ids)) != len(ids):
+            raise BadRequest(f"members {ids}: an id stands twice")
+        if self.node not in ids:
+            raise BadRequest(f"members {ids}: this node, {self.node!r}, is not among them")
+        require_loopback("client address", self.client_bind, self.insecure)
+        require_loopback("raft address", self.raft_bind, self.insecure)
+
+
+@dataclass(frozen=True, slots=True)
+class ClientConfig:
+    """How a :class:`~tracker_raft.client.TrackerClient` behaves. Times in seconds."""
+
+    deadline_s: float = 10.0
+    """For a whole call, retries and failovers included, unless the call names its own."""
+    connect_timeout_s: float = 1.0
+    attempt_timeout_s: float = 1.5
+    """Silence from one tracker after which the next one is asked, with the same request id."""
+    backoff_min_s: float = 0.005
+    backoff_max_s: float = 0.5
+    """Exponential back-off with full jitter between rounds over all trackers."""
+    breaker_failures: int = 2
+    """Consecutive failures of one endpoint that open its circuit breaker."""
+    breaker_open_min_s: float = 0.25
+    breaker_open_max_s: float = 5.0
+    idle_connections_max: int = 8
+    """Kept per endpoint for reuse."""
+    frame_bytes_max: int = 1 * MIB

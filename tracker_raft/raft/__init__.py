@@ -1,0 +1,1 @@
+"""Everything that touches PySyncObj, and nothing else does."""
