@@ -3,7 +3,7 @@
 Every operation is one request map and one reply map (``docs/protocol.md`` shows them all)::
 
     {"id": 7, "op": "publish", "session": 3, "seq": 12, "low": 12, "name": "models/a", ...}
-    {"id": 7, "ok": {...}, "at": [104, 0]}      or      {"id": 7, "error": "conflict", "message": ...}
+    {"id": 7, "ok": {...}, "at": [104, 0]}   or   {"id": 7, "error": "conflict", "message": ...}
 
 ``at`` is the (log index, position in that entry) the answer reflects. The classes below carry
 only what belongs to the operation; envelope keys (``id``, ``session``, ``deadline_ms``...) are
@@ -44,7 +44,7 @@ class Level(StrEnum):
     """How fresh a read is (D6)."""
 
     LINEARIZABLE = "linearizable"
-    """Reflects every operation acknowledged before the read was asked; costs a probe of a majority."""
+    """Reflects every operation acknowledged before the read was asked; probes a majority."""
     SESSION = "session"
     """At least as new as ``seen``, the newest position this client was shown."""
     LOCAL = "local"
@@ -370,7 +370,8 @@ WRITES: tuple[type[Operation], ...] = (
 """Go through the log."""
 READS: tuple[type[Operation], ...] = (Lookup, List, Peers)
 """Answered from the state machine, at a :class:`Level`."""
-BY_WORD: dict[str, type[Operation]] = {cls.op: cls for cls in (*WRITES, *READS, Renew, Status)}
+_ALL: tuple[type[Operation], ...] = (*WRITES, *READS, Renew, Status)
+BY_WORD: dict[str, type[Operation]] = {cls.op: cls for cls in _ALL}
 
 RENEW_MANY = "renew"
 """Internal log operation ``{"op": "renew", "peers": [peer...]}``: one a second at most."""

@@ -141,7 +141,7 @@ class Address:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether ``host`` can only mean this machine. A name other than localhost is not trusted to."""
+    """Whether ``host`` can only mean this machine; of names only localhost does."""
     if host == "localhost":
         return True
     try:

@@ -57,7 +57,7 @@ def pack_entry(time_ms: int, operations: list[bytes]) -> bytes:
 
 
 def unpack_entry(data: bytes) -> Entry:
-    """Read an entry. :class:`Unsupported`: written by a newer version; :class:`BadRequest`: garbage.
+    """Read an entry. :class:`Unsupported`: of a newer version; :class:`BadRequest`: garbage.
 
     The two are told apart because the first must stop a node and the second must not: every
     replica reads garbage as the same nothing.

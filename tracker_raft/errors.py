@@ -31,7 +31,7 @@ from typing import Any, ClassVar
 
 
 class P2PError(Exception):
-    """Base class. ``str(error)`` says what was found, what was expected, and whether it happened."""
+    """``str(error)`` says what was found, what was expected, and whether it happened."""
 
     code: ClassVar[str] = "error"
 
