@@ -1,0 +1,184 @@
+"""What a cluster on this machine leaves on disk: its description and its processes' numbers.
+
+::
+
+    DATA_DIR/cluster.json    the cluster's name and the addresses of its nodes; written once
+    DATA_DIR/n1/             what node n1 keeps; only that process writes there
+    DATA_DIR/n1.log          what node n1 said
+    DATA_DIR/n1.pid          which process it is: number and time of birth
+
+Rules
+-----
+* ``cluster.json`` decides where every node listens; it is never changed after it was written, so
+  a cluster comes back under the addresses its clients know.
+* A process number alone says nothing: the system gives it to another process after a while. A
+  process is *ours* only if its time of birth is the recorded one, and nothing else is signalled.
+* Every file appears complete or not at all (written beside and renamed).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from tracker_raft.config import NODE_ID, Address
+from tracker_raft.errors import BadRequest, Damaged, LocalError
+
+LAYOUT_FORMAT = 1
+LAYOUT_NAME = "cluster.json"
+BIRTH_TOLERANCE_S = 0.05
+"""psutil counts a birth in clock ticks of 10 ms; a number is not given out again that soon."""
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write ``text`` so that ``path`` holds all of it or what it held before."""
+    handle, beside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(beside).replace(path)
+    except BaseException:
+        Path(beside).unlink(missing_ok=True)
+        raise
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """The object in a JSON file; None if there is no such file. Raises :class:`Damaged`."""
+    try:
+        value = json.loads(path.read_text())
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except ValueError as error:
+        raise Damaged(f"{path} is not JSON: {error}; nothing was changed") from None
+    if not isinstance(value, dict):
+        raise Damaged(f"{path} holds {type(value).__name__}, expected an object")
+    return value
+
+
+@dataclass(frozen=True, slots=True)
+class NodePlace:
+    """Where one node listens: for clients and for the other nodes."""
+
+    node: str
+    endpoint: Address
+    raft: Address
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """The description of a cluster: its name and its nodes in order."""
+
+    cluster: str
+    created: str
+    """When, in ISO 8601 and UTC; for people."""
+    nodes: tuple[NodePlace, ...]
+
+    @property
+    def endpoints(self) -> list[str]:
+        """Client addresses of all nodes, in order."""
+        return [str(place.endpoint) for place in self.nodes]
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        return tuple(place.node for place in self.nodes)
+
+    def save(self, data_dir: Path) -> None:
+        """Write it into ``data_dir``, which must exist. Raises :class:`OSError`."""
+        value = {
+            "format": LAYOUT_FORMAT,
+            "cluster": self.cluster,
+            "created": self.created,
+            "nodes": [
+                {"id": place.node, "endpoint": str(place.endpoint), "raft": str(place.raft)}
+                for place in self.nodes
+            ],
+        }
+        write_whole(data_dir / LAYOUT_NAME, json.dumps(value, indent=2) + "\n")
+
+    @classmethod
+    def load(cls, data_dir: Path) -> Layout | None:
+        """Read it from ``data_dir``; None if no cluster is there. Raises :class:`Damaged`."""
+        path = data_dir / LAYOUT_NAME
+        value = read_json(path)
+        if value is None:
+            return None
+        if value.get("format") != LAYOUT_FORMAT:
+            raise Damaged(
+                f"{path} has format {value.get('format')!r}, this version reads {LAYOUT_FORMAT}"
+            )
+        try:
+            nodes = tuple(
+                NodePlace(
+                    str(row["id"]), Address.parse(row["endpoint"]), Address.parse(row["raft"])
+                )
+                for row in value["nodes"]
+            )
+            layout = cls(str(value["cluster"]), str(value.get("created", "")), nodes)
+        except (KeyError, TypeError, AttributeError, BadRequest) as error:
+            raise Damaged(f"{path} is not a cluster's description: {error!r}") from None
+        # Ids become file names below, so they are checked like everything read from outside.
+        if not nodes or not all(NODE_ID.fullmatch(node) for node in layout.ids):
+            raise Damaged(f"{path} names the nodes {layout.ids}, expected at least one proper id")
+        return layout
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessMark:
+    """Which process it is: its number and its time of birth (seconds since 1970, by psutil)."""
+
+    pid: int
+    born_s: float
+
+    @classmethod
+    def of(cls, pid: int) -> ProcessMark | None:
+        """The mark of a process that lives now; None if there is none of that number."""
+        try:
+            return cls(pid, psutil.Process(pid).create_time())
+        except psutil.NoSuchProcess:
+            return None
+
+    def process(self) -> psutil.Process | None:
+        """The very process, or None if it is gone, a zombie, or its number is another's now."""
+        try:
+            process = psutil.Process(self.pid)
+            if abs(process.create_time() - self.born_s) > BIRTH_TOLERANCE_S:
+                return None
+            return None if process.status() == psutil.STATUS_ZOMBIE else process
+        except psutil.NoSuchProcess:
+            return None
+
+    def save(self, path: Path) -> None:
+        write_whole(path, json.dumps({"pid": self.pid, "born_s": self.born_s}) + "\n")
+
+    @classmethod
+    def load(cls, path: Path) -> ProcessMark | None:
+        """Read it; None if there is no such file or it is not one (then nobody is signalled)."""
+        try:
+            value = read_json(path)
+        except Damaged:
+            return None
+        if value is None:
+            return None
+        pid, born_s = value.get("pid"), value.get("born_s")
+        if type(pid) is not int or pid <= 1 or not isinstance(born_s, int | float):
+            return None
+        return cls(pid, float(born_s))
+
+
+def require_directory(data_dir: Path) -> None:
+    """Make ``data_dir`` if need be; :class:`LocalError` if that cannot be."""
+    try:
+        data_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise LocalError(
+            f"data directory {data_dir} cannot be used: {error.strerror or error}; "
+            f"nothing was started"
+        ) from error

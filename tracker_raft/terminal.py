@@ -1,0 +1,169 @@
+"""What all words of the command line share: exit status, JSON, which trackers are meant.
+
+Exit status: 0 done, 1 failed (one line ``error: ...`` on stderr), 2 used wrongly, 130 stopped by
+Ctrl-C. A traceback is shown for a defect of the program only, never for a user's mistake;
+``P2P_TRACEBACK=1`` shows it always.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path, PurePath
+from typing import Any, TypeVar
+
+import click
+import platformdirs
+
+from tracker_raft.cluster_state import Layout, read_json, write_whole
+from tracker_raft.config import Address
+from tracker_raft.errors import BadRequest, Damaged, LocalError, P2PError
+
+APP = "p2p-cluster"
+TRACKERS_ENV = "P2P_TRACKERS"
+STATE_DIR_ENV = "P2P_STATE_DIR"
+TRACEBACK_ENV = "P2P_TRACEBACK"
+EXIT_FAILED = 1
+EXIT_INTERRUPTED = 130
+"""128 + SIGINT, as shells report it."""
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+class Guarded(click.Group):
+    """A group of commands whose failures are one clear line, as the module promises."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; :class:`P2PError` and :class:`OSError` end it with status 1."""
+        try:
+            result = super().invoke(ctx)
+            sys.stdout.flush()
+        except KeyboardInterrupt:
+            ctx.exit(EXIT_INTERRUPTED)
+        except BrokenPipeError as error:
+            # A socket raises it too; only a reader of our output that has gone is no news.
+            if not _output_gone():
+                _report(error)
+            ctx.exit(EXIT_FAILED)
+        except (P2PError, OSError) as error:
+            _report(error)
+            ctx.exit(EXIT_FAILED)
+        return result
+
+
+def _output_gone() -> bool:
+    """Whether the reader of stdout has gone; if so stdout is put out of harm's way."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # What is still buffered would fail again when the interpreter ends, with a traceback.
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
+        return True
+    return False
+
+
+def _report(error: Exception) -> None:
+    if os.environ.get(TRACEBACK_ENV, "") not in ("", "0"):
+        traceback.print_exception(error)
+    click.echo(f"error: {error_text(error)}", err=True)
+
+
+def error_text(error: BaseException) -> str:
+    """What an error says, fit for one line: an :class:`OSError` as ``file: reason``."""
+    if isinstance(error, OSError) and error.strerror:
+        named = [os.fsdecode(name) for name in (error.filename, error.filename2) if name]
+        return f"{' -> '.join(named)}: {error.strerror}" if named else error.strerror
+    return " ".join(str(error).splitlines()) or type(error).__name__
+
+
+def emit_json(value: Any) -> None:
+    """Print ``value`` as one line of JSON on stdout, at once; bytes as hex, paths as text."""
+    click.echo(json.dumps(value, default=_json_default))
+
+
+def _json_default(value: Any) -> Any:
+    if isinstance(value, bytes | bytearray | memoryview):
+        return bytes(value).hex()
+    if isinstance(value, PurePath | Address):
+        return str(value)
+    raise TypeError(f"{type(value).__name__} has no form in JSON")
+
+
+# -- which trackers -------------------------------------------------------------------------------
+
+
+def trackers_option(function: _Function) -> _Function:
+    """Add ``--trackers``; its value goes, as it is, to :func:`resolve_trackers`."""
+    return click.option(
+        "--trackers",
+        envvar=TRACKERS_ENV,
+        metavar="HOST:PORT,...",
+        help="Tracker addresses, divided by commas; the first that lives is used. "
+        f"Default: ${TRACKERS_ENV}, else the cluster last brought up on this machine.",
+    )(function)
+
+
+def resolve_trackers(option: str | None) -> list[str]:
+    """The tracker addresses meant: ``option``, else P2P_TRACKERS, else the last cluster's.
+
+    Each once, in the order given. Raises :class:`click.UsageError` if there are none or one is
+    not an address.
+    """
+    for source, text in (("--trackers", option), (TRACKERS_ENV, os.environ.get(TRACKERS_ENV))):
+        if text is not None and text.strip():
+            return _addresses(source, text)
+    data_dir = last_cluster()
+    hint = (
+        f"name them with --trackers HOST:PORT,... or in {TRACKERS_ENV}, "
+        f"or bring a cluster up on this machine: {APP} up 3"
+    )
+    if data_dir is None:
+        raise click.UsageError(f"no trackers are known; {hint}")
+    layout = Layout.load(data_dir)
+    if layout is None:
+        raise click.UsageError(
+            f"no trackers are known: the cluster last brought up, in {data_dir}, is gone; {hint}"
+        )
+    return layout.endpoints
+
+
+def _addresses(source: str, text: str) -> list[str]:
+    words = text.replace(",", " ").split()
+    try:
+        addresses = [str(Address.parse(word)) for word in words]
+    except BadRequest as error:
+        raise click.UsageError(f"{source}: {error}") from None
+    if not addresses:
+        raise click.UsageError(f"{source}: no address in {text!r}, expected HOST:PORT,...")
+    return list(dict.fromkeys(addresses))
+
+
+def _last_file() -> Path:
+    named = os.environ.get(STATE_DIR_ENV)
+    directory = Path(named) if named else platformdirs.user_state_path(APP)
+    return directory / "last.json"
+
+
+def remember_cluster(data_dir: Path) -> None:
+    """Make ``data_dir`` the cluster last brought up. Raises :class:`LocalError`."""
+    path = _last_file()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, json.dumps({"data_dir": str(data_dir.absolute())}) + "\n")
+    except OSError as error:
+        raise LocalError(f"cannot remember the cluster in {path}: {error_text(error)}") from error
+
+
+def last_cluster() -> Path | None:
+    """The data directory of the cluster last brought up on this machine; None if unknown."""
+    try:
+        value = read_json(_last_file())
+    except Damaged:
+        return None
+    data_dir = value.get("data_dir") if value else None
+    return Path(data_dir) if isinstance(data_dir, str) else None
