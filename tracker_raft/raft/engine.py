@@ -1,0 +1,176 @@
+"""PySyncObj as this project drives it: ticked by hand, no thread, no socket, no pickle.
+
+The only module that knows the library's private names. It is written against one version of
+the library's source (``pysyncobj==0.3.17``); ``tests/unit/test_engine_guard.py`` fails with a
+clear text when the installed source is another.
+
+Seams used: the transport, ``createJournal``, ``doTick(0)``, the name-mangled
+``__doApplyCommand``, ``__tryLogCompaction``, and the two deadlines. Commands are applied by the
+callable handed in, which gets (index, payload) and must not raise for anything a client sent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from enum import Enum
+from typing import Any, NoReturn
+
+import pysyncobj.serializer
+import pysyncobj.syncobj
+from pysyncobj import FAIL_REASON, SyncObj, SyncObjConf
+from pysyncobj.node import Node
+from pysyncobj.transport import Transport
+
+from tracker_raft.config import RaftTiming
+from tracker_raft.raft.filters import Message
+from tracker_raft.raft.journal import FileJournal
+
+REGULAR, NO_OP = 0, 1
+
+
+class Role(Enum):
+    """The library's three states."""
+
+    FOLLOWER = 0
+    CANDIDATE = 1
+    LEADER = 2
+
+
+class _NoPickle:
+    """Stands where the library would pickle. Reaching it is a defect, and harmless."""
+
+    @staticmethod
+    def _refuse(*_: object) -> NoReturn:
+        raise RuntimeError("pickle is not used on any wire or disk of this project")
+
+    load = loads = dump = dumps = _refuse
+
+
+pysyncobj.syncobj.pickle = _NoPickle
+pysyncobj.serializer.pickle = _NoPickle
+
+
+class Engine(SyncObj):  # type: ignore[misc]  # the library is untyped
+    """One node's consensus. ``applier(index, payload)`` returns what a proposer's callback gets."""
+
+    def __init__(
+        self,
+        node: str,
+        others: Collection[str],
+        *,
+        transport: Transport,
+        journal: FileJournal,
+        timing: RaftTiming,
+        applier: Callable[[int, bytes | None], Any],
+        on_role: Callable[[Role, Role], None],
+    ) -> None:
+        self._applier = applier
+        conf = SyncObjConf(
+            autoTick=False,
+            appendEntriesUseBatch=True,
+            appendEntriesPeriod=timing.heartbeat_s,
+            appendEntriesBatchSizeBytes=timing.append_batch_bytes,
+            raftMinTimeout=timing.election_timeout_min_s,
+            raftMaxTimeout=timing.election_timeout_max_s,
+            leaderFallbackTimeout=timing.leader_fallback_s,
+            connectionTimeout=max(3.5, timing.election_timeout_max_s),
+            commandsWaitLeader=True,
+            commandsQueueSize=0,
+            dynamicMembershipChange=False,
+            onStateChanged=lambda old, new: on_role(Role(old), Role(new)),
+        )
+        create = pysyncobj.syncobj.createJournal
+        pysyncobj.syncobj.createJournal = lambda _: journal
+        try:
+            super().__init__(
+                Node(node),
+                [Node(other) for other in others],
+                conf,
+                nodeClass=Node,
+                transport=transport,
+            )
+        finally:
+            pysyncobj.syncobj.createJournal = create
+
+    # -- overridden ------------------------------------------------------------------------------
+
+    def _SyncObj__doApplyCommand(self, command: bytes) -> Any:
+        """Hand a regular command to the applier; every other kind only moves its index on.
+
+        The library's own version commands and membership commands are never proposed here and
+        would be unpickled there, so they are as inert as a no-op.
+        """
+        index = self.raftLastApplied + 1
+        return self._applier(index, command[1:] if command[0] == REGULAR else None)
+
+    def _SyncObj__tryLogCompaction(self) -> None:
+        """The library never compacts by itself."""
+
+    # -- what the replica asks -------------------------------------------------------------------
+
+    @property
+    def role(self) -> Role:
+        return Role(self._SyncObj__raftState)
+
+    @property
+    def leader(self) -> str | None:
+        """Id of the leader this node believes in, itself included; may be out of date."""
+        node = self._getLeader()
+        return None if node is None else str(node.id)
+
+    @property
+    def leads(self) -> bool:
+        """Leader, and the no-op of its own term is applied: only now may it propose (D2)."""
+        return self.role is Role.LEADER and self.raftLastApplied >= (self._SyncObj__noopIDx or 0)
+
+    def deadline(self) -> float:
+        """Monotonic time of the library's next duty: heartbeat of a leader, else election."""
+        if self.role is Role.LEADER:
+            return float(self._SyncObj__newAppendEntriesTime)
+        return float(self._SyncObj__raftElectionDeadline)
+
+    def commit_would_move(self) -> bool:
+        """Whether the next tick of this leader will raise the commit index."""
+        if self.role is not Role.LEADER:
+            return False
+        match = [self._SyncObj__raftMatchIndex[node] for node in self._SyncObj__otherNodes]
+        match.append(self._SyncObj__raftLog[-1][1])
+        agreed = sorted(match, reverse=True)[len(match) // 2]
+        return bool(agreed > self.raftCommitIndex)
+
+    # -- what the replica does -------------------------------------------------------------------
+
+    def propose(self, payload: bytes, callback: Callable[[Any, int], None]) -> None:
+        """Queue one entry; :meth:`enter_queued` puts it into the log of a leader."""
+        self._applyCommand(payload, callback, REGULAR)
+
+    def enter_queued(self) -> None:
+        """Queued entries enter the log now, so that the next tick already sends them."""
+        self._checkCommandsToApply()
+
+    def send_now(self) -> None:
+        """Let the next tick of a leader send what is new, not only when its period is over."""
+        self._SyncObj__newAppendEntriesTime = 0
+
+    def stand_at(self, monotonic_s: float) -> None:
+        """Move the election deadline forward to ``monotonic_s``; never back."""
+        self._SyncObj__raftElectionDeadline: float = min(
+            monotonic_s, self._SyncObj__raftElectionDeadline
+        )
+
+    def deliver(self, node: Node, message: Message) -> None:
+        """Hand a filtered message to the library.
+
+        A success ack lets the library move ``nextIndex`` back to it, and so send again whatever
+        is in flight; links are first in, first out, so what is in flight needs no repeat.
+        """
+        ahead = None
+        if message["type"] == "next_node_idx" and message["success"] and not message["reset"]:
+            ahead = self._SyncObj__raftNextIndex.get(node)
+        self._SyncObj__onMessageReceived(node, message)
+        if ahead is not None and node in self._SyncObj__raftNextIndex:
+            now = self._SyncObj__raftNextIndex[node]
+            self._SyncObj__raftNextIndex[node] = max(now, ahead)
+
+
+__all__ = ["FAIL_REASON", "Engine", "Node", "Role", "Transport"]
