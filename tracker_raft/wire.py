@@ -4,6 +4,7 @@ Rules
 -----
 * A frame longer than its limit is refused from its length prefix, before it is read into memory.
 * The body is a msgpack map with string keys. Extension types are refused; so is trailing data.
+  (msgpack's own timestamp cannot be refused by its reader; it comes out as a plain float.)
 * Raw payload (pieces) follows its header frame outside the framing: the header says how many
   bytes, so that ``sendfile`` can serve them. :class:`FrameDecoder` is therefore for control
   connections only; the piece exchange reads header and payload with exact reads, by
@@ -56,7 +57,12 @@ def decode_body(body: bytes | bytearray | memoryview) -> Message:
     """
     try:
         message = msgpack.unpackb(
-            body, raw=False, use_list=False, strict_map_key=True, ext_hook=_refuse_extension
+            body,
+            raw=False,
+            use_list=False,
+            strict_map_key=True,
+            ext_hook=_refuse_extension,
+            timestamp=1,
         )
     except (ValueError, msgpack.exceptions.UnpackException, RecursionError) as error:
         raise BadRequest(f"frame body is not msgpack: {type(error).__name__}: {error}") from None
@@ -86,11 +92,15 @@ class FrameDecoder:
         view = memoryview(buffer)
         try:
             while len(buffer) - start >= HEADER_BYTES:
-                length = frame_length(view[start : start + HEADER_BYTES], self.frame_bytes_max)
+                # The slices are released by hand: an error's traceback would keep them, and a
+                # bytearray with a slice alive cannot be cut below.
+                with view[start : start + HEADER_BYTES] as header:
+                    length = frame_length(header, self.frame_bytes_max)
                 end = start + HEADER_BYTES + length
                 if len(buffer) < end:
                     break
-                message = decode_body(view[start + HEADER_BYTES : end])
+                with view[start + HEADER_BYTES : end] as body:
+                    message = decode_body(body)
                 start = end
                 yield message
         finally:
