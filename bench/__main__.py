@@ -1,0 +1,27 @@
+"""``python -m bench``: lists the benchmarks; ``python -m bench NAME``: runs one.
+
+Each prints a short table and keeps its whole result in ``bench/results/NAME-<time>.json``.
+"""
+
+from __future__ import annotations
+
+import click
+
+from bench.download import download
+from bench.failover import failover
+
+
+@click.group(invoke_without_command=True)
+@click.pass_context
+def main(context: click.Context) -> None:
+    """Measure, each figure beside a rival's or a limit's in the same run."""
+    if context.invoked_subcommand is None:
+        for name, command in sorted(main.commands.items()):
+            click.echo(f"{name:10}  {command.get_short_help_str(limit=80)}")
+
+
+main.add_command(failover)
+main.add_command(download)
+
+if __name__ == "__main__":
+    main(prog_name="python -m bench")
