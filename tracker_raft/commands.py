@@ -38,6 +38,10 @@ PIECE_BYTES_MAX = 16 * 1024 * 1024
 
 _VERSIONED = re.compile(r"(?P<name>[^@]+)@v(?P<version>[1-9][0-9]{0,8})")
 _CONTENT_HEX = re.compile(r"[0-9a-f]{64}")
+# Written out, not str.isprintable(): that asks the Unicode tables of the running Python, and two
+# trackers on different versions would decide one operation differently. Control characters, line
+# and paragraph separators, and the marks that turn the direction of text on a terminal.
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 
 
 class Level(StrEnum):
@@ -55,7 +59,7 @@ class Level(StrEnum):
 
 
 def check_text(what: str, value: object, bytes_max: int, *, empty: bool = True) -> str:
-    """A string of printable characters, at most ``bytes_max`` bytes of UTF-8."""
+    """A string without control characters, at most ``bytes_max`` bytes of UTF-8."""
     if type(value) is not str:
         raise BadRequest(f"{what} is {type(value).__name__}, expected text")
     try:
@@ -65,7 +69,7 @@ def check_text(what: str, value: object, bytes_max: int, *, empty: bool = True) 
     if size > bytes_max or (not empty and not size):
         least = 0 if empty else 1
         raise BadRequest(f"{what} has {size} bytes, expected {least} to {bytes_max}")
-    if not value.isprintable():
+    if _CONTROL.search(value):
         raise BadRequest(f"{what} {value!a} has control characters")
     return value
 

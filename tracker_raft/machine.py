@@ -1,0 +1,283 @@
+"""The replicated state machine: log entries in, replies out. Pure, total, deterministic.
+
+Rules
+-----
+* The state follows from the entries applied and from nothing else: no clock, no randomness, no
+  iteration over a set, nothing that depends on the version of Python or on the order in which a
+  dict was filled (a machine restored from a snapshot filled it in another).
+* :meth:`TrackerMachine.apply` never raises, whatever the bytes. A refusal is a reply.
+* An entry's time comes first, then what it ends (leases, then sessions), then its operations in
+  order. Time never goes back: an entry of a leader with an older time finds the time there is.
+* What this version does not know stops the node **before** anything of the entry is applied.
+  Passing over it would leave this replica different from those that know it.
+* A write runs exactly once (:mod:`tracker_raft.sessions`); only ``open_session`` and the
+  trackers' own ``renew`` stand outside of a session.
+
+The parts, each with its own rules: :mod:`~tracker_raft.registry` (names and versions),
+:mod:`~tracker_raft.swarm_table` (leases and swarms), :mod:`~tracker_raft.sessions`,
+:mod:`~tracker_raft.digest` (the state hash), :mod:`~tracker_raft.snapshot_format`.
+
+What to re-check when you change it: that every table reports each change to the digest (a
+restored machine computes it anew and refuses a difference), and that what an old log says still
+gives what it gave: replicas of the versions before and after your change run side by side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, Final
+
+from tracker_raft import snapshot_format
+from tracker_raft.commands import (
+    RENEW_MANY,
+    WRITES,
+    CloseSession,
+    Complete,
+    Join,
+    Leave,
+    List,
+    Lookup,
+    OpenSession,
+    Operation,
+    Peers,
+    Publish,
+    Remove,
+)
+from tracker_raft.config import MachineLimits
+from tracker_raft.digest import Digest
+from tracker_raft.entries import Entry, LoggedOperation, unpack_entry
+from tracker_raft.errors import BadRequest, Damaged, P2PError, Unsupported
+from tracker_raft.registry import Registry
+from tracker_raft.sessions import SessionTable
+from tracker_raft.swarm_table import SwarmTable
+
+_LIMITS: Final = MachineLimits()
+_LOGGED: Final[dict[str, type[Operation]]] = {cls.op: cls for cls in WRITES}
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """What one entry did."""
+
+    replies: tuple[dict[str, Any], ...]
+    """One for each operation: ``{"ok": {...}}`` or ``{"error": word, "message": text}``."""
+    stop: str | None = None
+    """Not None: something committed is not known to this version. The entry changed nothing, and
+    the node must stop with this text."""
+
+
+class TrackerMachine:
+    """The whole state of one tracker. One thread at a time."""
+
+    def __init__(self, limits: MachineLimits = _LIMITS) -> None:
+        self.time_ms = 0
+        """Logical time: the newest time of any entry."""
+        self.applied = 0
+        """Index of the newest entry applied."""
+        self._digest = Digest()
+        self._registry = Registry(limits, self._digest)
+        self._swarm = SwarmTable(limits, self._digest)
+        self._sessions = SessionTable(limits, self._digest)
+
+    # -- writes -----------------------------------------------------------------------------------
+
+    def apply(self, index: int, entry: bytes) -> Applied:
+        """Apply the entry at ``index``, which is above ``applied``. Never raises.
+
+        An entry that cannot be read is the same nothing on every replica: no replies, no time.
+        """
+        try:
+            decoded = unpack_entry(entry)
+        except Unsupported as error:
+            return Applied((), f"entry {index}: {error}; a newer version of this program wrote it")
+        except BadRequest:
+            self.applied = index
+            return Applied(())
+        unknown = _unknown_word(decoded)
+        if unknown is not None:
+            return Applied(
+                (),
+                f"entry {index}: operation {unknown!a} is not known to this version; "
+                f"a newer version of this program wrote it",
+            )
+        self.applied = index
+        if decoded.time_ms > self.time_ms:
+            self.time_ms = decoded.time_ms
+            self._swarm.expire(self.time_ms)
+            self._sessions.expire(self.time_ms)
+        return Applied(tuple([self._answer(operation) for operation in decoded.operations]))
+
+    def skip(self, index: int) -> None:
+        """Pass over an entry of the consensus engine itself; only ``applied`` moves."""
+        self.applied = index
+
+    def _answer(self, logged: LoggedOperation) -> dict[str, Any]:
+        """Run one operation, unless its session has the reply already."""
+        session, seq, low, body = logged
+        word = body.get("op")
+        try:
+            if word == RENEW_MANY:
+                return {"ok": self._swarm.renew(body.get("peers"), self.time_ms)}
+            if word == OpenSession.op:
+                return {"ok": self._sessions.open(self.time_ms)}
+            recorded = self._sessions.recall(session, seq, low, self.time_ms)
+        except P2PError as error:
+            return error.to_wire()
+        if recorded is not None:
+            return recorded
+        try:
+            reply = {"ok": self._run(_parse(body))}
+        except P2PError as error:
+            reply = error.to_wire()
+        self._sessions.record(session, seq, reply)
+        return reply
+
+    def _run(self, operation: Operation) -> dict[str, Any]:
+        match operation:
+            case Publish():
+                return self._registry.publish(operation)
+            case Join():
+                return self._swarm.join(operation, self.time_ms)
+            case Complete():
+                return self._swarm.complete(operation)
+            case Leave():
+                return self._swarm.leave(operation)
+            case Remove():
+                return self._registry.remove(operation.name)
+            case CloseSession():
+                self._sessions.close(operation.target)
+                return {}
+        raise BadRequest(f"{operation.op!r} is not an operation of the log")
+
+    # -- reads ------------------------------------------------------------------------------------
+
+    def query(self, operation: Operation) -> dict[str, Any]:
+        """The ``ok`` map of a :class:`Lookup`, :class:`List` or :class:`Peers`.
+
+        Raises :class:`~tracker_raft.errors.NotFound`, and :class:`BadRequest` for what is no read.
+        """
+        match operation:
+            case Lookup(content=b""):
+                return {"files": [self._registry.by_name(operation.name).to_wire()]}
+            case Lookup():
+                return self._registry.by_content(operation.content)
+            case List():
+                return self._registry.page(operation)
+            case Peers():
+                return self._swarm.peers(operation)
+        raise BadRequest(f"{operation.op!r} is not a read")
+
+    def lease_left_ms(self, peer: str) -> int | None:
+        """Logical time until the lease of ``peer`` ends; None when it has none."""
+        expires_ms = self._swarm.expires_ms(peer)
+        return None if expires_ms is None else expires_ms - self.time_ms
+
+    def next_expiry_ms(self) -> int | None:
+        """The earliest logical time at which a lease or session ends; None when there is none."""
+        times = (self._swarm.next_expiry_ms(), self._sessions.next_expiry_ms())
+        return min((time_ms for time_ms in times if time_ms is not None), default=None)
+
+    @property
+    def state_hash(self) -> str:
+        """64 hexadecimal digits, equal on two machines exactly when their states are.
+
+        Covers logical time, every table and the recorded replies; not ``applied``, which is a
+        place in the log, nor the texts of recorded refusals. Costs the same for any state.
+        """
+        return self._digest.hex(self.time_ms, self._sessions.opened)
+
+    def counts(self) -> dict[str, int]:
+        """Sizes of the tables. ``contents`` are those that at least one peer serves."""
+        return {
+            "files": len(self._registry),
+            "versions": self._registry.versions,
+            "contents": self._swarm.contents,
+            "leases": len(self._swarm),
+            "memberships": self._swarm.memberships,
+            "sessions": len(self._sessions),
+        }
+
+    def __repr__(self) -> str:
+        return f"<TrackerMachine applied={self.applied} time_ms={self.time_ms} {self.counts()}>"
+
+    # -- snapshot ---------------------------------------------------------------------------------
+
+    def snapshot(self) -> Iterator[bytes]:
+        """Chunks that :meth:`restore` makes an equal machine of; the same bytes for equal states.
+
+        The machine must not be changed until the iterator is used up.
+        """
+        head = {
+            "applied": self.applied,
+            "time_ms": self.time_ms,
+            "sessions_opened": self._sessions.opened,
+        }
+        tables: list[tuple[str, Iterable[Any]]] = [
+            ("files", self._registry.rows()),
+            ("leases", self._swarm.lease_rows()),
+            ("members", self._swarm.member_rows()),
+            ("sessions", self._sessions.session_rows()),
+            ("replies", self._sessions.reply_rows()),
+        ]
+        return snapshot_format.write(head, tables, self.state_hash)
+
+    @classmethod
+    def restore(cls, chunks: Iterable[bytes], limits: MachineLimits = _LIMITS) -> TrackerMachine:
+        """The machine of a :meth:`snapshot`, however its bytes were cut into chunks since.
+
+        Raises :class:`Damaged` or :class:`Unsupported`. The state hash is computed anew from what
+        was loaded and must be the one that the snapshot names.
+        """
+        machine = cls(limits)
+        for kind, body in snapshot_format.read(chunks):
+            try:
+                machine._load(kind, body)
+            except (TypeError, ValueError, LookupError, AttributeError) as error:
+                # Sealed, so nobody changed it since it was written: the writer was at fault.
+                raise Damaged(f"snapshot block {kind!r} cannot be loaded: {error!a}") from error
+        return machine
+
+    def _load(self, kind: str, body: Any) -> None:
+        match kind:
+            case "head":
+                self.applied, self.time_ms = body["applied"], body["time_ms"]
+                self._sessions.opened = body["sessions_opened"]
+            case "files":
+                self._registry.load(body)
+            case "leases":
+                self._swarm.load_leases(body)
+            case "members":
+                self._swarm.load_members(body)
+            case "sessions":
+                self._sessions.load_sessions(body)
+            case "replies":
+                self._sessions.load_replies(body)
+            case "end" if body["state_hash"] != self.state_hash:
+                raise Damaged(
+                    f"snapshot says state hash {body['state_hash']}, what it holds has "
+                    f"{self.state_hash}"
+                )
+            case "end":
+                pass
+            case _:
+                raise Damaged(f"snapshot has a block of unknown kind {kind!a}")
+
+
+def _unknown_word(entry: Entry) -> str | None:
+    """The first word in ``entry`` that is not in this version's vocabulary of the log.
+
+    A body whose ``op`` is not text at all is no word of any version: it is refused by itself.
+    """
+    for operation in entry.operations:
+        word = operation.body.get("op")
+        if type(word) is str and word not in _LOGGED and word != RENEW_MANY:
+            return word
+    return None
+
+
+def _parse(body: dict[str, Any]) -> Operation:
+    word = body.get("op")
+    if type(word) is not str:
+        raise BadRequest(f"op is {type(word).__name__}, expected a word")
+    return _LOGGED[word].from_wire(body)

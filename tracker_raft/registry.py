@@ -1,0 +1,211 @@
+"""Names and their versions: the permanent half of the tracker's state. Pure.
+
+Rules
+-----
+* A name has versions 1, 2, 3..., of which the newest ``versions_per_name_max`` are kept. A number
+  is never used twice while the name lives; a name whose last version is removed is forgotten.
+* Publishing the newest content again changes nothing. Other content needs ``replace``.
+* The content id fixes size, manifest length and piece length: the same id with others is refused.
+
+How it is kept
+--------------
+Millions of names must fit in memory and must not slow the garbage collector, which walks every
+object that can refer to others. So a name's history is **one byte string**, the msgpack of
+``(highest number given, (version, ...))``; it is also what the digest hashes and what a snapshot
+holds. The index by content is one sorted list of ``content + name`` for the whole registry: no
+set or list per content, and the names of one content stand in order by themselves. UTF-8 sorts as
+code points do, so byte order and the order of Python strings are the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any, Final
+
+import msgpack
+from sortedcontainers import SortedDict, SortedList
+
+from tracker_raft.commands import CONTENT_ID_BYTES, FileRecord, List, Publish, split_version
+from tracker_raft.config import MachineLimits
+from tracker_raft.digest import Digest
+from tracker_raft.errors import BadRequest, Conflict, LimitReached, NotFound
+
+LOOKUP_FILES_MAX: Final = 1_000
+"""Records in the answer to a look-up by content; more are left out and told by ``more``. As many
+as a page of ``list`` may have: one content may be bound to millions of names."""
+
+History = tuple[int, list[FileRecord]]
+"""The highest version number given so far, and the versions kept, oldest first."""
+
+
+class Registry:
+    """All names. Methods that change it check first, so a refusal has changed nothing."""
+
+    def __init__(self, limits: MachineLimits, digest: Digest) -> None:
+        self.versions = 0
+        """Versions of all names together."""
+        self._limits = limits
+        self._digest = digest
+        self._files: SortedDict[str, bytes] = SortedDict()
+        self._by_content: SortedList[bytes] = SortedList()
+        self._pack = msgpack.Packer(use_bin_type=True).pack
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    # -- writes -----------------------------------------------------------------------------------
+
+    def publish(self, wanted: Publish) -> dict[str, Any]:
+        """Raises :class:`Conflict`, :class:`LimitReached` or :class:`BadRequest`."""
+        highest, kept = self._history(wanted.name)
+        if kept:
+            newest = kept[-1]
+            if newest.content == wanted.content:
+                _require_same(newest, wanted)
+                return {"file": newest.to_wire(), "created": False}
+            if not wanted.replace:
+                raise Conflict(
+                    f"{wanted.name!r} is bound to content {newest.content.hex()} as version "
+                    f"{newest.version}, not to {wanted.content.hex()}; nothing was changed. "
+                    f"Publish with replace to make it the next version"
+                )
+        elif len(self._files) >= self._limits.files_max:
+            raise LimitReached(
+                f"{len(self._files)} names, limit {self._limits.files_max}; "
+                f"{wanted.name!r} was not published"
+            )
+        record = FileRecord(
+            wanted.name,
+            highest + 1,
+            wanted.content,
+            wanted.size,
+            wanted.manifest_bytes,
+            wanted.piece_bytes,
+            wanted.owner,
+            wanted.group,
+        )
+        remaining = [*kept, record][-self._limits.versions_per_name_max :]
+        self._replace(wanted.name, kept, highest + 1, remaining)
+        return {"file": record.to_wire(), "created": True}
+
+    def remove(self, text: str) -> dict[str, Any]:
+        """``text`` is a name or ``name@vN``. Raises :class:`NotFound`."""
+        name, version = split_version(text)
+        highest, kept = self._history(name)
+        removed = kept if version is None else [r for r in kept if r.version == version]
+        if not removed:
+            raise _not_found(name, version, kept)
+        remaining = [] if version is None else [r for r in kept if r.version != version]
+        self._replace(name, kept, highest, remaining)
+        return {"removed": [record.to_wire() for record in removed]}
+
+    def _replace(
+        self, name: str, before: list[FileRecord], highest: int, after: list[FileRecord]
+    ) -> None:
+        """Make ``after`` the versions of ``name``; the one place where the registry changes."""
+        if before:
+            self._digest.remove("file", name, self._files[name])
+        if after:
+            self._files[name] = self._pack((highest, [_to_row(record) for record in after]))
+            self._digest.add("file", name, self._files[name])
+        else:
+            del self._files[name]
+        self.versions += len(after) - len(before)
+        # A name may hold one content in several versions; the index has the pair once. Kept as
+        # dicts, whose order is that of the versions: a set has none.
+        contents_before = dict.fromkeys(record.content for record in before)
+        contents_after = dict.fromkeys(record.content for record in after)
+        key_end = name.encode()
+        for content in contents_before:
+            if content not in contents_after:
+                self._by_content.remove(content + key_end)
+        for content in contents_after:
+            if content not in contents_before:
+                self._by_content.add(content + key_end)
+
+    # -- reads ------------------------------------------------------------------------------------
+
+    def by_name(self, text: str) -> FileRecord:
+        """The record of ``name`` (its newest version) or ``name@vN``; else :class:`NotFound`."""
+        name, version = split_version(text)
+        _, kept = self._history(name)
+        for record in reversed(kept):
+            if version is None or record.version == version:
+                return record
+        raise _not_found(name, version, kept)
+
+    def by_content(self, content: bytes) -> dict[str, Any]:
+        """Every name and version bound to ``content``, in name order, or :class:`NotFound`."""
+        files: list[dict[str, Any]] = []
+        for key in self._by_content.irange(content, content + b"\xff"):
+            _, kept = self._history(key[CONTENT_ID_BYTES:].decode())
+            files += [record.to_wire() for record in kept if record.content == content]
+            if len(files) > LOOKUP_FILES_MAX:
+                break
+        if not files:
+            raise NotFound(f"no name is bound to content {content.hex()}")
+        return {"files": files[:LOOKUP_FILES_MAX], "more": len(files) > LOOKUP_FILES_MAX}
+
+    def page(self, wanted: List) -> dict[str, Any]:
+        """The next ``limit`` names after ``after``: a binary search, then one step for each."""
+        start = max(wanted.prefix, wanted.after)
+        files: list[dict[str, Any]] = []
+        for name in self._files.irange(start, inclusive=(start != wanted.after, True)):
+            if not name.startswith(wanted.prefix):
+                break
+            if len(files) == wanted.limit:
+                return {"files": files, "more": True}
+            files.append(self._history(name)[1][-1].to_wire())
+        return {"files": files, "more": False}
+
+    def _history(self, name: str) -> History:
+        """(0, []) for a name that is not bound."""
+        packed = self._files.get(name)
+        if packed is None:
+            return 0, []
+        highest, rows = msgpack.unpackb(packed)
+        return highest, [FileRecord(name, *row) for row in rows]
+
+    # -- snapshot ---------------------------------------------------------------------------------
+
+    def rows(self) -> Iterator[tuple[str, bytes]]:
+        """(name, history) in name order."""
+        yield from self._files.items()
+
+    def load(self, rows: Iterable[tuple[str, bytes]]) -> None:
+        """Add :meth:`rows` of a snapshot, in order, to a registry that has none of them."""
+        for name, packed in rows:
+            self._files[name] = packed
+            self._digest.add("file", name, packed)
+            _, versions = msgpack.unpackb(packed)
+            self.versions += len(versions)
+            for content in dict.fromkeys(row[1] for row in versions):
+                self._by_content.add(content + name.encode())
+
+
+def _to_row(record: FileRecord) -> tuple[int, bytes, int, int, int, str, str]:
+    return (
+        record.version,
+        record.content,
+        record.size,
+        record.manifest_bytes,
+        record.piece_bytes,
+        record.owner,
+        record.group,
+    )
+
+
+def _require_same(known: FileRecord, wanted: Publish) -> None:
+    for what in ("size", "manifest_bytes", "piece_bytes"):
+        if getattr(known, what) != getattr(wanted, what):
+            raise BadRequest(
+                f"{what} is {getattr(wanted, what)}, but {known.versioned!r} has the same content "
+                f"id with {getattr(known, what)}; the content id fixes it. Nothing was changed"
+            )
+
+
+def _not_found(name: str, version: int | None, kept: list[FileRecord]) -> NotFound:
+    if version is None or not kept:
+        return NotFound(f"no file is named {name!r}")
+    numbers = ", ".join(str(record.version) for record in kept)
+    return NotFound(f"{name!r} has no version {version}; kept are {numbers}")
