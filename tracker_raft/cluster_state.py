@@ -32,8 +32,6 @@ from tracker_raft.errors import BadRequest, Damaged, LocalError
 
 LAYOUT_FORMAT = 1
 LAYOUT_NAME = "cluster.json"
-BIRTH_TOLERANCE_S = 0.05
-"""psutil counts a birth in clock ticks of 10 ms; a number is not given out again that soon."""
 
 
 def write_whole(path: Path, text: str) -> None:
@@ -132,31 +130,31 @@ class Layout:
 
 @dataclass(frozen=True, slots=True)
 class ProcessMark:
-    """Which process it is: its number and its time of birth (seconds since 1970, by psutil)."""
+    """Which process it is: its number and its birth."""
 
     pid: int
-    born_s: float
+    born: str
+    """Compared, never computed with. Ticks since boot and the boot's id, not a wall-clock time:
+    that would change with every correction of the clock, and a node would be taken for dead."""
 
     @classmethod
     def of(cls, pid: int) -> ProcessMark | None:
         """The mark of a process that lives now; None if there is none of that number."""
-        try:
-            return cls(pid, psutil.Process(pid).create_time())
-        except psutil.NoSuchProcess:
-            return None
+        born = _birth(pid)
+        return None if born is None else cls(pid, born)
 
     def process(self) -> psutil.Process | None:
         """The very process, or None if it is gone, a zombie, or its number is another's now."""
         try:
             process = psutil.Process(self.pid)
-            if abs(process.create_time() - self.born_s) > BIRTH_TOLERANCE_S:
-                return None
-            return None if process.status() == psutil.STATUS_ZOMBIE else process
         except psutil.NoSuchProcess:
             return None
+        # The birth is read after the handle was made: psutil refuses to signal another process
+        # that takes the number from here on.
+        return process if _birth(self.pid) == self.born else None
 
     def save(self, path: Path) -> None:
-        write_whole(path, json.dumps({"pid": self.pid, "born_s": self.born_s}) + "\n")
+        write_whole(path, json.dumps({"pid": self.pid, "born": self.born}) + "\n")
 
     @classmethod
     def load(cls, path: Path) -> ProcessMark | None:
@@ -167,10 +165,35 @@ class ProcessMark:
             return None
         if value is None:
             return None
-        pid, born_s = value.get("pid"), value.get("born_s")
-        if type(pid) is not int or pid <= 1 or not isinstance(born_s, int | float):
+        pid, born = value.get("pid"), value.get("born")
+        if type(pid) is not int or pid <= 1 or type(born) is not str:
             return None
-        return cls(pid, float(born_s))
+        return cls(pid, born)
+
+
+def _birth(pid: int) -> str | None:
+    """When a living process was born, as text to compare; None if it is gone or a zombie."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(errors="replace")
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except FileNotFoundError:
+        return _birth_elsewhere(pid)
+    except ProcessLookupError:
+        return None
+    # The second field is the program's name in parentheses and may hold anything.
+    state, *fields = stat.rpartition(")")[2].split()
+    return None if state in "ZX" else f"{boot}:{fields[18]}"
+
+
+def _birth_elsewhere(pid: int) -> str | None:
+    """The same where there is no ``/proc``."""
+    try:
+        process = psutil.Process(pid)
+        if process.status() == psutil.STATUS_ZOMBIE:
+            return None
+        return f"{process.create_time():.2f}"
+    except psutil.NoSuchProcess:
+        return None
 
 
 def require_directory(data_dir: Path) -> None:

@@ -1,0 +1,194 @@
+"""The word ``node``: one tracker in the foreground, for systemd, containers and ``up``."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+import click
+
+from tracker_raft.config import Address, Member, NodeConfig
+from tracker_raft.errors import BadRequest
+
+ORPHAN_GRACE_S = 5.0
+"""A node whose parent has gone may stop cleanly for this long."""
+LOG_LEVELS = ("debug", "info", "warning", "error")
+
+
+@click.command(short_help="Run one tracker in the foreground.")
+@click.option(
+    "--id",
+    "node",
+    default="n1",
+    show_default=True,
+    envvar="P2P_NODE_ID",
+    metavar="ID",
+    help="Its id; it keeps it when its address changes.",
+)
+@click.option(
+    "--data-dir",
+    required=True,
+    envvar="P2P_NODE_DATA_DIR",
+    type=Path,
+    metavar="DIR",
+    help="Where it keeps its data.",
+)
+@click.option(
+    "--listen",
+    default="127.0.0.1:7000",
+    show_default=True,
+    envvar="P2P_NODE_LISTEN",
+    metavar="HOST:PORT",
+    help="Where it listens for clients.",
+)
+@click.option(
+    "--raft-listen",
+    envvar="P2P_NODE_RAFT_LISTEN",
+    metavar="HOST:PORT",
+    help="Where it listens for the other trackers. Default: its own --member address.",
+)
+@click.option(
+    "--member",
+    "members",
+    multiple=True,
+    envvar="P2P_NODE_MEMBERS",
+    metavar="ID=HOST:PORT",
+    help="A voter and where the others reach it; once for each, itself included. "
+    "In the environment divided by spaces. Default: it is alone.",
+)
+@click.option(
+    "--advertise",
+    envvar="P2P_NODE_ADVERTISE",
+    metavar="HOST:PORT",
+    help="The client address it tells others. Default: that of --listen.",
+)
+@click.option(
+    "--cluster",
+    default="p2p",
+    show_default=True,
+    envvar="P2P_NODE_CLUSTER",
+    metavar="NAME",
+    help="Trackers of a cluster with another name are refused.",
+)
+@click.option(
+    "--insecure",
+    is_flag=True,
+    envvar="P2P_NODE_INSECURE",
+    help="Listen on other addresses than loopback; nobody is authenticated.",
+)
+@click.option(
+    "--log-level",
+    type=click.Choice(LOG_LEVELS),
+    default="info",
+    show_default=True,
+    envvar="P2P_NODE_LOG_LEVEL",
+    help="What it says on stderr.",
+)
+@click.option("--parent-pipe", type=int, hidden=True)
+def node(
+    node: str,
+    data_dir: Path,
+    listen: str,
+    raft_listen: str | None,
+    members: tuple[str, ...],
+    advertise: str | None,
+    cluster: str,
+    insecure: bool,
+    log_level: str,
+    parent_pipe: int | None,
+) -> None:
+    """Run one tracker in the foreground until SIGTERM or Ctrl-C, which hand leadership over first.
+
+    \b
+    Examples:
+      p2p-cluster node --id n1 --data-dir /var/lib/p2p/n1 \\
+          --listen 127.0.0.1:7000 --member n1=127.0.0.1:7001 \\
+          --member n2=127.0.0.1:7011 --member n3=127.0.0.1:7021
+
+    \b
+    systemd: one unit per node
+      [Service]
+      ExecStart=p2p-cluster node --id n1 --data-dir /var/lib/p2p/n1 --member ...
+      Restart=always
+
+    \b
+    Containers: bind everywhere, advertise the name others resolve
+      p2p-cluster node --id n1 --data-dir /data --insecure \\
+          --listen 0.0.0.0:7000 --advertise tracker-1:7000 --raft-listen 0.0.0.0:7001 \\
+          --member n1=tracker-1:7001 --member n2=tracker-2:7001 --member n3=tracker-3:7001
+    """
+    try:
+        config = node_config(
+            node, data_dir, listen, raft_listen, members, advertise, cluster, insecure
+        )
+    except BadRequest as error:
+        raise click.UsageError(str(error)) from None
+    logging.basicConfig(
+        level=log_level.upper(), format="%(asctime)s %(levelname)-7s %(name)s: %(message)s"
+    )
+    if parent_pipe is not None:
+        end_with_parent(parent_pipe)
+    # Imported here: it brings the whole consensus side, which no other word of the line needs.
+    from tracker_raft.node import run
+
+    run(config)
+
+
+def node_config(
+    node: str,
+    data_dir: Path,
+    listen: str,
+    raft_listen: str | None,
+    members: tuple[str, ...],
+    advertise: str | None,
+    cluster: str,
+    insecure: bool,
+) -> NodeConfig:
+    """The settings meant by the options. Raises :class:`BadRequest`."""
+    client_bind = Address.parse(listen)
+    voters = tuple(Member.parse(text) for text in members)
+    if not voters:
+        own = raft_listen or str(Address(client_bind.host, client_bind.port + 1))
+        voters = (Member(node, Address.parse(own)),)
+    own_raft = next((voter.raft for voter in voters if voter.node == node), None)
+    raft_bind = Address.parse(raft_listen) if raft_listen else own_raft
+    if raft_bind is None:
+        ids = ", ".join(voter.node for voter in voters)
+        raise BadRequest(f"members {ids}: this node, {node!r}, is not among them")
+    advertised = Address.parse(advertise) if advertise else client_bind
+    if advertised.host in ("0.0.0.0", "::"):
+        raise BadRequest(f"nobody can reach a tracker at {advertised}: name it with --advertise")
+    return NodeConfig(
+        node=node,
+        data_dir=data_dir.absolute(),
+        members=voters,
+        client_bind=client_bind,
+        raft_bind=raft_bind,
+        client_advertised=advertised,
+        cluster=cluster,
+        insecure=insecure,
+    )
+
+
+def end_with_parent(pipe: int) -> None:
+    """Stop this process when the other end of ``pipe``, a file descriptor, is closed.
+
+    By SIGTERM, as anyone would stop it; without further ado when that takes too long.
+    """
+
+    def watch() -> None:
+        while os.read(pipe, 1):
+            pass
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(ORPHAN_GRACE_S)
+        os._exit(1)
+
+    try:
+        os.set_inheritable(pipe, False)
+    except OSError as error:
+        raise click.UsageError(f"--parent-pipe {pipe}: {error.strerror}") from None
+    threading.Thread(target=watch, name="parent-pipe", daemon=True).start()
