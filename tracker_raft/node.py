@@ -1,0 +1,141 @@
+"""One tracker process, put together: the composition root.
+
+:func:`run` is what ``p2p-cluster node`` calls. Everything is made here and handed to who needs
+it; nothing else in the package builds its own collaborators.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import logging
+import os
+import secrets
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tracker_raft.config import NodeConfig
+from tracker_raft.errors import LocalError
+from tracker_raft.machine import TrackerMachine
+from tracker_raft.raft.journal import FileJournal
+from tracker_raft.raft.links import Links
+from tracker_raft.raft.replica import Replica
+from tracker_raft.server import Server
+
+log = logging.getLogger("tracker_raft.node")
+
+JOURNAL_NAME = "journal"
+LOCK_NAME = "lock"
+
+
+def run(config: NodeConfig) -> None:
+    """Serve until SIGTERM or SIGINT, then stop cleanly and return.
+
+    Raises :class:`LocalError` (port or directory in use, disk failing), :class:`Damaged` or
+    :class:`Unsupported` (the directory's contents), or whatever made the replica stop.
+    """
+    with _owned(config.data_dir):
+        asyncio.run(Tracker(config).serve())
+
+
+@contextmanager
+def _owned(directory: Path) -> Iterator[None]:
+    """The data directory, made if need be and held by this process alone."""
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        lock = os.open(directory / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise LocalError(f"data directory {directory}: {error.strerror or error}") from error
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise LocalError(
+                f"data directory {directory} is in use by another process; nothing was started"
+            ) from None
+        yield
+    finally:
+        os.close(lock)
+
+
+class Tracker:
+    """The parts of one tracker and how they hang together."""
+
+    def __init__(self, config: NodeConfig) -> None:
+        self.config = config
+        self.boot = secrets.token_hex(8)
+        self._started_s = time.monotonic()
+        self._stop: asyncio.Event | None = None
+        self._failure: str | None = None
+
+    async def serve(self) -> None:
+        """Start, serve until told to stop, stop. Raises what made it fail."""
+        config = self.config
+        self._stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop.set)
+        machine = TrackerMachine()
+        links = Links(config, self.boot)
+        journal = FileJournal(
+            config.data_dir / JOURNAL_NAME, cluster=config.cluster, node=config.node
+        )
+        if journal.bytes_cut:
+            log.warning("journal: a torn tail of %d bytes was cut off", journal.bytes_cut)
+        replica = Replica(
+            config, machine=machine, journal=journal, links=links, on_fatal=self._failed
+        )
+        links.owner = replica
+        server = Server(
+            config,
+            replica=replica,
+            machine=machine,
+            trackers=lambda: [links.endpoints[node] for node in sorted(links.endpoints)],
+            describe=lambda: self._status(replica, machine, links, journal),
+        )
+        try:
+            await server.start()
+            await links.start()
+            log.info("serves clients on %s, trackers on %s", config.client_bind, config.raft_bind)
+            await self._stop.wait()
+            log.info("stops")
+        finally:
+            replica.close()
+            await server.close()
+            await links.close()
+        if self._failure is not None:
+            raise LocalError(f"node {config.node} stopped: {self._failure}")
+
+    def _failed(self, reason: str) -> None:
+        self._failure = reason
+        if self._stop is not None:
+            self._stop.set()
+
+    def _status(
+        self, replica: Replica, machine: TrackerMachine, links: Links, journal: FileJournal
+    ) -> dict[str, Any]:
+        status = replica.status()
+        own = next(m for m in self.config.members if m.node == self.config.node)
+        return {
+            "node": self.config.node,
+            "cluster": self.config.cluster,
+            "role": status.role,
+            "leader": status.leader,
+            "term": status.term,
+            "commit": status.commit,
+            "applied": status.applied,
+            "state_hash": status.state_hash,
+            "endpoint": str(self.config.client_advertised),
+            "raft": str(own.raft),
+            "pid": os.getpid(),
+            "boot": self.boot,
+            "uptime_s": round(time.monotonic() - self._started_s, 3),
+            "links": list(links.connected),
+            "log_entries": status.log_entries,
+            "journal_syncs": status.journal_syncs,
+            **machine.counts(),
+        }

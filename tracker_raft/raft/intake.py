@@ -1,0 +1,207 @@
+"""Operations on their way into the log: what waits, what was proposed, what was forwarded.
+
+Bookkeeping only: no socket, no clock, no PySyncObj. The replica asks what to propose or forward
+next and reports what became of it; every operation taken in is answered exactly once.
+
+Theory. An operation waits here until this node can hand it on. Handed on, it may be lost with a
+leader: then it *may* have happened, and it goes back to the front marked ``unknown``. Trying it
+again is safe because the state machine answers a repeated (session, seq) from its reply table
+(Raft thesis, 6.3); operations without a session are harmless to repeat. An operation that came
+from another tracker is not tried again here: its sender is told and tries again itself.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from tracker_raft.errors import Busy, NoLeader, OutcomeUnknown, P2PError, TooLarge
+
+Reply = dict[str, Any]
+Position = tuple[int, int]
+NOWHERE: Position = (0, 0)
+"""The position of a reply that no log entry gave: this node's own refusal."""
+Sink = Callable[[Reply, Position], None]
+"""Takes the one answer of an operation: ``{"ok": ...}`` or ``{"error": ...}``, and its position."""
+
+
+class Pending:
+    """One operation that was taken in and is not answered yet."""
+
+    __slots__ = ("_sink", "answered", "deadline_s", "handed_on", "packed", "remote", "unknown")
+
+    def __init__(self, packed: bytes, deadline_s: float, sink: Sink, *, remote: bool) -> None:
+        self.packed = packed
+        self.deadline_s = deadline_s
+        self.remote = remote
+        """Came from another tracker, which tries again itself."""
+        self.handed_on = False
+        self.unknown = False
+        """Was handed on and lost: it may have happened."""
+        self.answered = False
+        self._sink = sink
+
+    def answer(self, reply: Reply, at: Position) -> None:
+        """Give the answer, unless one was given before."""
+        if self.answered:
+            return
+        self.answered = True
+        if self.unknown and reply.get("error") == "session_expired":
+            # An earlier attempt may have run before the session was forgotten.
+            reply = OutcomeUnknown("the request session expired between attempts").to_wire()
+        self._sink(reply, at)
+
+    def refuse(self, error: P2PError) -> None:
+        self.answer(error.to_wire(), NOWHERE)
+
+
+Batch = list[Pending]
+
+
+class Intake:
+    """All pending operations of one tracker."""
+
+    def __init__(self, *, pending_max: int, operation_bytes_max: int) -> None:
+        self.pending_max = pending_max
+        self.operation_bytes_max = operation_bytes_max
+        self._waiting: deque[Pending] = deque()
+        self._deadlines: list[tuple[float, int, Pending]] = []
+        self._count = 0
+        self._proposed: dict[int, Batch] = {}
+        self._forwarded: dict[int, Batch] = {}
+        self._numbers = 0
+
+    def __len__(self) -> int:
+        """Operations waiting to be handed on (answered ones not yet swept included)."""
+        return len(self._waiting)
+
+    def add(self, packed: bytes, deadline_s: float, sink: Sink, *, remote: bool = False) -> None:
+        """Take one operation in. Raises :class:`Busy` or :class:`TooLarge`; then it was not."""
+        if len(packed) > self.operation_bytes_max:
+            raise TooLarge(
+                f"operation of {len(packed)} bytes, limit {self.operation_bytes_max}; not run"
+            )
+        if len(self._waiting) >= self.pending_max:
+            raise Busy(f"{len(self._waiting)} operations wait already; not run", retry_after_s=0.1)
+        pending = Pending(packed, deadline_s, sink, remote=remote)
+        self._waiting.append(pending)
+        self._count += 1
+        heapq.heappush(self._deadlines, (deadline_s, self._count, pending))
+
+    def take(self, bytes_max: int) -> Batch:
+        """The next operations that fit into ``bytes_max`` together, oldest first."""
+        batch: Batch = []
+        size = 0
+        while self._waiting:
+            pending = self._waiting[0]
+            if not pending.answered:
+                size += len(pending.packed)
+                if size > bytes_max and batch:
+                    break
+                pending.handed_on = True
+                batch.append(pending)
+            self._waiting.popleft()
+        return batch
+
+    # -- proposed by this node -------------------------------------------------------------------
+
+    def proposed(self, batch: Batch) -> int:
+        """Remember a batch that went into this node's log; its number settles it."""
+        self._numbers += 1
+        self._proposed[self._numbers] = batch
+        return self._numbers
+
+    def committed(self, number: int, index: int, replies: tuple[Reply, ...]) -> None:
+        for position, pending in enumerate(self._proposed.pop(number, [])):
+            pending.answer(replies[position], (index, position))
+
+    def discarded(self, number: int) -> None:
+        """Another entry stands at the index of this one: it certainly did not happen."""
+        self._put_back(self._proposed.pop(number, []), unknown=False)
+
+    def lost_leadership(self) -> None:
+        """Whatever was proposed and not committed may or may not be in the next leader's log."""
+        for number in list(self._proposed):
+            self._put_back(self._proposed.pop(number), unknown=True)
+        self.refuse_remote()
+
+    def refuse_remote(self) -> None:
+        """This node does not lead: operations of other trackers go back to them."""
+        for pending in [p for p in self._waiting if p.remote]:
+            pending.refuse(NoLeader("this tracker does not lead; not run"))
+
+    # -- forwarded to the leader -----------------------------------------------------------------
+
+    def forwarded(self, batch: Batch) -> int:
+        """Remember a batch that was sent to the leader; its number settles it."""
+        self._numbers += 1
+        self._forwarded[self._numbers] = batch
+        return self._numbers
+
+    def returned(self, number: int, replies: list[tuple[Reply, Position]]) -> bool:
+        """The leader's answers. False when it refused some for now: do not ask at once again."""
+        batch = self._forwarded.pop(number, [])
+        willing = True
+        for pending, (reply, at) in zip(batch, replies, strict=False):
+            if at[0] > 0 or reply.get("error") not in ("no_leader", "outcome_unknown", "busy"):
+                pending.answer(reply, at)
+            else:
+                willing = False
+                self._put_back([pending], unknown=reply["error"] == "outcome_unknown")
+        self._put_back(batch[len(replies) :], unknown=True)
+        return willing
+
+    def leader_unreachable(self) -> None:
+        """The link they went over is gone: nobody will answer what was forwarded."""
+        for number in list(self._forwarded):
+            self._put_back(self._forwarded.pop(number), unknown=True)
+
+    # -- answers without the log -----------------------------------------------------------------
+
+    def expire(self, now_s: float) -> None:
+        """Answer everything whose deadline is over, each by what is known of it."""
+        while self._deadlines and (
+            self._deadlines[0][0] <= now_s or self._deadlines[0][2].answered
+        ):
+            _, _, pending = heapq.heappop(self._deadlines)
+            if pending.answered:
+                continue
+            if pending.handed_on or pending.unknown:
+                pending.refuse(OutcomeUnknown("no answer from the log within the deadline"))
+            else:
+                pending.refuse(NoLeader("no leader within the deadline; not run"))
+
+    def next_deadline_s(self) -> float | None:
+        return self._deadlines[0][0] if self._deadlines else None
+
+    def refuse_all(self, error: P2PError) -> None:
+        """This tracker stops: answer everything, unknown where it was handed on."""
+        for pending in self._all():
+            if pending.handed_on or pending.unknown:
+                pending.refuse(OutcomeUnknown("the tracker stopped before the log answered"))
+            else:
+                pending.refuse(error)
+        self._waiting.clear()
+        self._proposed.clear()
+        self._forwarded.clear()
+
+    def _all(self) -> Iterator[Pending]:
+        for batch in (self._waiting, *self._proposed.values(), *self._forwarded.values()):
+            yield from list(batch)
+
+    def _put_back(self, batch: Batch, *, unknown: bool) -> None:
+        for pending in reversed(batch):
+            if pending.answered:
+                continue
+            pending.handed_on = False
+            pending.unknown = pending.unknown or unknown
+            if pending.remote:
+                pending.refuse(
+                    OutcomeUnknown("the leader changed before the entry was committed")
+                    if unknown
+                    else NoLeader("this tracker does not lead any more; not run")
+                )
+            else:
+                self._waiting.appendleft(pending)

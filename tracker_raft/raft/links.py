@@ -1,0 +1,333 @@
+"""The connections between trackers: framing, identity, keeping them up. No PySyncObj here.
+
+One live link for each pair of members. Of a pair the member with the greater id dials, with
+exponential back-off; the other listens. The first frame either way is a ``hello`` that names
+cluster, node and *boot*, a random id of this run of the process: a member that answers with
+another boot is not the process we knew.
+
+Frames are those of :mod:`tracker_raft.wire`; ``docs/links.md`` lists the messages. What does not
+decode, is over its limit or comes from a stranger closes the connection and is logged once; it
+never reaches the replica. Until links are authenticated, whoever reaches the Raft port and knows
+the cluster's name can claim a free member id: hence loopback unless asked otherwise.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import socket
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from tracker_raft import wire
+from tracker_raft.config import PROTOCOL_VERSION, Address, NodeConfig
+from tracker_raft.errors import BadRequest, LocalError, P2PError
+from tracker_raft.raft.election import Reconnect
+
+log = logging.getLogger("tracker_raft.links")
+
+PING_PERIOD_S = 1.0
+SILENCE_MAX_S = 4.0
+"""A link with nothing received for this long is closed; both sides ping every second."""
+PROBE_TIMEOUT_S = 0.25
+STRANGERS_MAX = 64
+"""Accepted connections that have not said hello yet; more are closed at once."""
+
+Message = dict[str, Any]
+
+
+class LinkOwner(Protocol):
+    """Who is told of links and their messages: the replica."""
+
+    def link_up(self, node: str, *, other_run: bool) -> None: ...
+    def link_down(self, node: str) -> None: ...
+    def link_message(self, node: str, message: Message) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """Who is at the other end."""
+
+    node: str
+    boot: str
+    endpoint: str
+    """The client address the node advertises."""
+    probe: bool = False
+    """The dialler only asks which run answers, and hangs up."""
+
+    def to_wire(self, cluster: str) -> Message:
+        return {
+            "type": "hello",
+            "protocol": PROTOCOL_VERSION,
+            "cluster": cluster,
+            "node": self.node,
+            "boot": self.boot,
+            "endpoint": self.endpoint,
+            "probe": self.probe,
+        }
+
+    @classmethod
+    def from_wire(cls, message: Message, cluster: str) -> Hello:
+        """Raises :class:`BadRequest` for another protocol, another cluster or a malformed one."""
+        if message.get("type") != "hello":
+            raise BadRequest(f"first frame is {message.get('type')!r}, expected 'hello'")
+        if message.get("protocol") != PROTOCOL_VERSION:
+            raise BadRequest(
+                f"link protocol {message.get('protocol')!r}, this version speaks {PROTOCOL_VERSION}"
+            )
+        if message.get("cluster") != cluster:
+            raise BadRequest(f"cluster {message.get('cluster')!r}, expected {cluster!r}")
+        texts = [message.get(key) for key in ("node", "boot", "endpoint")]
+        if not all(type(text) is str and 0 < len(text) <= 300 for text in texts):
+            raise BadRequest("hello without node, boot or endpoint")
+        node, boot, endpoint = texts
+        return cls(str(node), str(boot), str(endpoint), message.get("probe") is True)
+
+
+class Link(asyncio.Protocol):
+    """One connection, dialled (``expected`` names the member) or accepted."""
+
+    def __init__(self, links: Links, expected: str | None) -> None:
+        self.links = links
+        self.expected = expected
+        self.hello: Hello | None = None
+        self.done = links.loop.create_future()
+        """Resolved when the connection is over."""
+        self.heard_s = links.loop.time()
+        self._decoder = wire.FrameDecoder(links.config.limits.link_frame_bytes_max)
+        self._out: list[bytes] = []
+        self._timer: asyncio.TimerHandle | None = None
+        self._transport: asyncio.Transport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        limits = self.links.config.limits
+        self._timer = self.links.loop.call_later(limits.hello_timeout_s, self.close, "no hello")
+        if self.expected is not None:
+            self._say_hello()
+        else:
+            self.links.stranger_came(self)
+
+    def _say_hello(self) -> None:
+        self.send(self.links.me.to_wire(self.links.config.cluster))
+        self.flush()
+
+    def data_received(self, data: bytes) -> None:
+        self.heard_s = self.links.loop.time()
+        try:
+            for message in self._decoder.feed(data):
+                if self.hello is None:
+                    self._greeted(Hello.from_wire(message, self.links.config.cluster))
+                elif message.get("type") != "ping":
+                    self.links.owner.link_message(self.hello.node, message)
+                if self._transport is None:
+                    return
+        except P2PError as error:
+            self.close(str(error))
+
+    def _greeted(self, hello: Hello) -> None:
+        if self.expected is not None and hello.node != self.expected:
+            raise BadRequest(f"node {hello.node!r} answered, expected {self.expected!r}")
+        if hello.node not in self.links.others:
+            raise BadRequest(f"node {hello.node!r} is not a member")
+        self.hello = hello
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self.expected is None:
+            self._say_hello()
+        if not hello.probe:
+            self.links.adopt(self)
+
+    def send(self, message: Message) -> None:
+        """Queue a frame; :meth:`flush` writes. Raises :class:`TooLarge`, nothing queued."""
+        self._out.append(wire.encode(message, self.links.config.limits.link_frame_bytes_max))
+
+    def flush(self) -> None:
+        if self._out and self._transport is not None:
+            self._transport.write(b"".join(self._out))
+            self._out.clear()
+            if self.backlog > self.links.config.limits.link_buffer_bytes_max:
+                self.close(f"{self.backlog} bytes wait to be sent")
+
+    @property
+    def backlog(self) -> int:
+        """Bytes handed to the connection and not taken by the kernel yet."""
+        return 0 if self._transport is None else self._transport.get_write_buffer_size()
+
+    def close(self, reason: str) -> None:
+        """Break the connection now; ``reason`` is logged."""
+        if self._transport is not None:
+            log.info("link with %s closed: %s", self.hello.node if self.hello else "?", reason)
+            self._transport.abort()
+            self._transport = None
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._transport = None
+        if self._timer is not None:
+            self._timer.cancel()
+        self.links.gone(self)
+        if not self.done.done():
+            self.done.set_result(None)
+
+    def __repr__(self) -> str:
+        return f"<Link {self.hello.node if self.hello else '?'} backlog={self.backlog}>"
+
+
+class Links:
+    """All links of one tracker. ``owner`` is set before :meth:`start`."""
+
+    owner: LinkOwner
+
+    def __init__(self, config: NodeConfig, boot: str) -> None:
+        self.config = config
+        self.me = Hello(config.node, boot, str(config.client_advertised))
+        self.others = {m.node: m.raft for m in config.members if m.node != config.node}
+        self.loop = asyncio.get_running_loop()
+        self.endpoints: dict[str, str] = {config.node: str(config.client_advertised)}
+        """Client address of each member, as far as it ever said hello."""
+        self._live: dict[str, Link] = {}
+        self._boots: dict[str, str] = {}
+        self._strangers: set[Link] = set()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._server: asyncio.Server | None = None
+
+    async def start(self) -> None:
+        """Listen and begin to dial. Raises :class:`LocalError` when the port cannot be had."""
+        bind = self.config.raft_bind
+        try:
+            self._server = await self.loop.create_server(
+                lambda: Link(self, None), bind.host, bind.port
+            )
+        except OSError as error:
+            raise LocalError(
+                f"cannot listen on raft address {bind}: {error.strerror or error}"
+            ) from error
+        for node, address in self.others.items():
+            if node < self.config.node:
+                self._tasks.append(self.loop.create_task(self._keep_dialling(node, address)))
+        self._tasks.append(self.loop.create_task(self._keep_alive()))
+
+    async def close(self) -> None:
+        """Stop listening and dialling and break every link."""
+        if self._server is not None:
+            self._server.close()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for link in [*self._live.values(), *self._strangers]:
+            link.close("this tracker stops")
+        await asyncio.sleep(0)
+
+    # -- sending ---------------------------------------------------------------------------------
+
+    @property
+    def connected(self) -> tuple[str, ...]:
+        return tuple(sorted(self._live))
+
+    def send(self, node: str, message: Message) -> bool:
+        """Queue a message; False when there is no link. :meth:`flush` writes it."""
+        link = self._live.get(node)
+        if link is None:
+            return False
+        link.send(message)
+        return True
+
+    def flush(self) -> None:
+        for link in list(self._live.values()):
+            link.flush()
+
+    def backlog(self, node: str) -> int:
+        link = self._live.get(node)
+        return 0 if link is None else link.backlog
+
+    def drop(self, node: str, reason: str) -> None:
+        """Break the link with a member that does not speak the protocol."""
+        if (link := self._live.get(node)) is not None:
+            link.close(reason)
+
+    # -- what links report -----------------------------------------------------------------------
+
+    def stranger_came(self, link: Link) -> None:
+        self._strangers.add(link)
+        if len(self._strangers) > STRANGERS_MAX:
+            link.close(f"{STRANGERS_MAX} connections have not said hello yet")
+
+    def adopt(self, link: Link) -> None:
+        """A member said hello: its link replaces any older one, which is half dead at best."""
+        assert link.hello is not None
+        node = link.hello.node
+        self._strangers.discard(link)
+        old = self._live.pop(node, None)
+        if old is not None:
+            old.close("replaced by a newer link")
+            self.owner.link_down(node)
+        other_run = self._boots.get(node, link.hello.boot) != link.hello.boot
+        self._live[node] = link
+        self._boots[node] = link.hello.boot
+        self.endpoints[node] = link.hello.endpoint
+        self.owner.link_up(node, other_run=other_run)
+
+    def gone(self, link: Link) -> None:
+        self._strangers.discard(link)
+        if link.hello is not None and self._live.get(link.hello.node) is link:
+            del self._live[link.hello.node]
+            self.owner.link_down(link.hello.node)
+
+    # -- dialling --------------------------------------------------------------------------------
+
+    async def _keep_dialling(self, node: str, address: Address) -> None:
+        timing = self.config.timing
+        wait_s = timing.reconnect_min_s
+        while True:
+            try:
+                async with asyncio.timeout(self.config.limits.hello_timeout_s):
+                    _, link = await self.loop.create_connection(
+                        lambda: Link(self, node), address.host, address.port
+                    )
+            except (OSError, TimeoutError):
+                pass
+            else:
+                await link.done
+                if link.hello is not None:
+                    wait_s = timing.reconnect_min_s
+            await asyncio.sleep(wait_s * random.uniform(0.5, 1.0))
+            wait_s = min(wait_s * 2, timing.reconnect_max_s)
+
+    async def reconnect(self, node: str) -> Reconnect:
+        """One attempt to reach the process of ``node``: is it the run we knew?"""
+        try:
+            async with asyncio.timeout(PROBE_TIMEOUT_S):
+                address = self.others[node]
+                reader, writer = await asyncio.open_connection(address.host, address.port)
+                try:
+                    boot = await self._ask_boot(reader, writer)
+                finally:
+                    writer.transport.abort()
+        except ConnectionRefusedError:
+            return Reconnect.REFUSED
+        except (OSError, TimeoutError, EOFError, P2PError):
+            return Reconnect.NO_ANSWER
+        return Reconnect.SAME_RUN if boot == self._boots.get(node) else Reconnect.OTHER_RUN
+
+    async def _ask_boot(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> str:
+        limit = self.config.limits.link_frame_bytes_max
+        ask = Hello(self.me.node, self.me.boot, self.me.endpoint, probe=True)
+        writer.write(wire.encode(ask.to_wire(self.config.cluster), limit))
+        length = wire.frame_length(await reader.readexactly(wire.HEADER_BYTES), limit)
+        answer = wire.decode_body(await reader.readexactly(length))
+        return Hello.from_wire(answer, self.config.cluster).boot
+
+    async def _keep_alive(self) -> None:
+        while True:
+            await asyncio.sleep(PING_PERIOD_S)
+            now_s = self.loop.time()
+            for link in list(self._live.values()):
+                if now_s - link.heard_s > SILENCE_MAX_S:
+                    link.close(f"nothing heard for {now_s - link.heard_s:.1f} s")
+                else:
+                    link.send({"type": "ping"})
+                    link.flush()

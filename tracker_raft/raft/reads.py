@@ -1,0 +1,144 @@
+"""The read barrier: at which log index may a linearizable read be answered (D6)?
+
+Bookkeeping only: no socket, no clock of its own, no PySyncObj.
+
+Theory (Raft thesis, 6.4). A leader that has applied the no-op of its own term notes its commit
+index, then asks all members to confirm its term; once a majority (itself included) has, no newer
+leader can have acknowledged anything before the question was sent, so the noted index covers
+every operation acknowledged before the read arrived. The read then waits until that index is
+applied where it is answered. All reads of one loop turn share one round. A follower asks the
+leader for the index, again one question for all reads of a turn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from tracker_raft.errors import NoLeader, P2PError
+
+Granted = Callable[[int | None, P2PError | None], None]
+"""Called once: with the index to wait for, or with why there is none."""
+
+
+@dataclass(slots=True)
+class Waiter:
+    """One read that waits for its index."""
+
+    deadline_s: float
+    granted: Granted
+    remote: bool = False
+    """Asked by another tracker, which asks again itself."""
+    answered: bool = False
+
+    def answer(self, index: int | None, error: P2PError | None = None) -> None:
+        if not self.answered:
+            self.answered = True
+            self.granted(index, error)
+
+
+@dataclass(slots=True)
+class _Round:
+    index: int
+    asked_s: float
+    waiters: list[Waiter]
+    confirmed: set[str] = field(default_factory=set)
+
+
+class ReadBarrier:
+    """All linearizable reads of one tracker that have no index yet."""
+
+    def __init__(self, members: int) -> None:
+        self.members = members
+        self._waiting: list[Waiter] = []
+        self._rounds: dict[int, _Round] = {}
+        self._asked: dict[int, list[Waiter]] = {}
+        self._numbers = 0
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def add(self, waiter: Waiter) -> None:
+        self._waiting.append(waiter)
+
+    # -- on the leader ---------------------------------------------------------------------------
+
+    def begin_round(self, commit: int, now_s: float) -> int | None:
+        """Start a round for all that wait. Returns its number to probe with, or None: no need."""
+        waiters, self._waiting = self._waiting, []
+        if self.members == 1:
+            for waiter in waiters:
+                waiter.answer(commit)
+            return None
+        self._numbers += 1
+        self._rounds[self._numbers] = _Round(commit, now_s, waiters)
+        return self._numbers
+
+    def confirmed(self, number: int, node: str) -> None:
+        """``node`` confirmed the term this leader asked about in round ``number``."""
+        found = self._rounds.get(number)
+        if found is None:
+            return
+        found.confirmed.add(node)
+        if 1 + len(found.confirmed) > self.members / 2:
+            del self._rounds[number]
+            for waiter in found.waiters:
+                waiter.answer(found.index)
+
+    def retry_rounds(self, asked_before_s: float) -> None:
+        """Rounds asked that long ago lost their probes with a link: ask anew."""
+        for number in [n for n, r in self._rounds.items() if r.asked_s < asked_before_s]:
+            self._waiting.extend(self._rounds.pop(number).waiters)
+
+    def lost_leadership(self) -> None:
+        for number in list(self._rounds):
+            self._waiting.extend(self._rounds.pop(number).waiters)
+        for waiter in self._waiting:
+            if waiter.remote:
+                waiter.answer(None, NoLeader("this tracker does not lead any more"))
+        self._waiting = [waiter for waiter in self._waiting if not waiter.answered]
+
+    # -- on a follower ---------------------------------------------------------------------------
+
+    def ask_leader(self) -> int:
+        """All that wait are asked of the leader in one question, by this number."""
+        self._numbers += 1
+        self._asked[self._numbers], self._waiting = self._waiting, []
+        return self._numbers
+
+    def told(self, number: int, index: int | None) -> bool:
+        """The leader's answer; None: it does not lead. False: do not ask at once again."""
+        waiters = self._asked.pop(number, [])
+        if index is None:
+            self._waiting.extend(waiters)
+            return False
+        for waiter in waiters:
+            waiter.answer(index)
+        return True
+
+    def leader_unreachable(self) -> None:
+        for number in list(self._asked):
+            self._waiting.extend(self._asked.pop(number))
+
+    # -- deadlines -------------------------------------------------------------------------------
+
+    def expire(self, now_s: float) -> None:
+        """Answer with an error every read whose deadline is over."""
+        groups = [self._waiting, *self._asked.values(), *(r.waiters for r in self._rounds.values())]
+        for group in groups:
+            for waiter in group:
+                if waiter.deadline_s <= now_s:
+                    waiter.answer(None, NoLeader("no leader confirmed the read in time"))
+            group[:] = [waiter for waiter in group if not waiter.answered]
+        self._rounds = {n: r for n, r in self._rounds.items() if r.waiters}
+        self._asked = {n: waiters for n, waiters in self._asked.items() if waiters}
+
+    def refuse_all(self, error: P2PError) -> None:
+        for group in [
+            self._waiting,
+            *self._asked.values(),
+            *(r.waiters for r in self._rounds.values()),
+        ]:
+            for waiter in group:
+                waiter.answer(None, error)
+        self._waiting, self._asked, self._rounds = [], {}, {}
