@@ -11,6 +11,7 @@ callable handed in, which gets (index, payload) and must not raise for anything 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Collection
 from enum import Enum
 from typing import Any, NoReturn
@@ -36,6 +37,13 @@ class Role(Enum):
     LEADER = 2
 
 
+class _NoPoller:
+    """The library polls sockets of its own at the end of a tick; it has none here."""
+
+    def poll(self, timeout: float) -> None:
+        return None
+
+
 class _NoPickle:
     """Stands where the library would pickle. Reaching it is a defect, and harmless."""
 
@@ -46,6 +54,9 @@ class _NoPickle:
     load = loads = dump = dumps = _refuse
 
 
+# The library reads CLOCK_MONOTONIC_RAW, which drifts away from the event loop's clock; deadlines
+# are handed from one to the other here, so both must read the same one.
+pysyncobj.syncobj.monotonicTime = time.monotonic
 pysyncobj.syncobj.pickle = _NoPickle
 pysyncobj.serializer.pickle = _NoPickle
 
@@ -91,6 +102,7 @@ class Engine(SyncObj):  # type: ignore[misc]  # the library is untyped
             )
         finally:
             pysyncobj.syncobj.createJournal = create
+        self._poller = _NoPoller()
 
     # -- overridden ------------------------------------------------------------------------------
 
