@@ -57,7 +57,9 @@ class Processes:
         if child is not None:
             child.poll()  # reaps it; which process the node is now, the mark alone says
         mark = ProcessMark.load(self.mark_path(node))
-        return None if mark is None else mark.process()
+        if mark is None or (child and child.pid == mark.pid and child.returncode is not None):
+            return None
+        return mark.process()
 
     def report(self, place: NodePlace) -> NodeReport:
         """The process side of a report; what the node says is not asked here."""

@@ -182,7 +182,9 @@ def _birth(pid: int) -> str | None:
         return None
     # The second field is the program's name in parentheses and may hold anything.
     state, *fields = stat.rpartition(")")[2].split()
-    return None if state in "ZX" else f"{boot}:{fields[18]}"
+    threads, born_ticks = int(fields[16]), fields[18]
+    # The first thread is a zombie while others still end, and they hold ports and locks till then.
+    return None if state in "ZX" and threads <= 1 else f"{boot}:{born_ticks}"
 
 
 def _birth_elsewhere(pid: int) -> str | None:

@@ -88,9 +88,9 @@ class NodeReport:
 
     @property
     def condition(self) -> str:
-        """``serving``, ``paused``, ``silent`` (runs, does not answer) or ``lost``."""
+        """``serving``, ``paused``, ``silent`` (runs, does not answer) or ``down``."""
         if not self.alive:
-            return "lost"
+            return "down"
         if self.paused:
             return "paused"
         return "serving" if self.reachable else "silent"
@@ -197,7 +197,7 @@ def _node_events(old: NodeReport, new: NodeReport) -> list[Event]:
     node, was, now = new.node, old.condition, new.condition
     replaced = old.alive and new.alive and old.pid != new.pid
     told: list[Event] = []
-    if replaced or (was != "lost" and now == "lost"):
+    if replaced or (was != "down" and now == "down"):
         told.append(Event("node_lost", node, f"{node} is gone (pid {old.pid})"))
     if now == "serving" and (replaced or was != "serving"):
         told.append(Event("node_back", node, f"{node} is back (pid {new.pid})"))
