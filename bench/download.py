@@ -24,7 +24,7 @@ import click
 from bench import harness
 from bench.children import Sender, receive
 from bench.harness import MIB
-from tracker_raft import Cluster
+from tracker_raft.cluster import Cluster
 
 CONTENDERS = ("copy", "verified", "peer")
 NAME = "bench/download"
