@@ -1,0 +1,376 @@
+"""TrackerClient: the tracker's operations as methods, carried out by whichever tracker is live.
+
+::
+
+    with TrackerClient(["10.0.0.1:7001", "10.0.0.2:7001", "10.0.0.3:7001"]) as tracker:
+        tracker.publish("models/a", content=content_id, size=..., manifest_bytes=..., ...)
+        record = tracker.lookup("models/a")
+
+Plain threads on blocking sockets; any number of threads may share one client. An asynchronous
+caller uses ``asyncio.to_thread``.
+
+Every method takes ``deadline_s``, seconds for the whole call with all its retries (None: the
+configured one), and raises, besides what it names itself:
+
+* :class:`~tracker_raft.errors.BadRequest`: an argument is out of range; nothing was sent.
+* :class:`~tracker_raft.errors.Unavailable`: it did not happen. ``NoTracker`` when no tracker
+  answered, ``NoLeader``, ``Busy`` or ``ShuttingDown`` when that was the last answer. The text
+  names each tracker and what happened to it.
+* :class:`~tracker_raft.errors.OutcomeUnknown` (writes only): an attempt may have been run, and its
+  reply was lost for good. Only a read can tell.
+* :class:`~tracker_raft.errors.LocalError`: the client is closed.
+
+How a call fails over and runs once: ``requester.py``. This file knows names and records only.
+"""
+
+from __future__ import annotations
+
+import random as random_module
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Self, TypeVar
+
+from tracker_raft import commands
+from tracker_raft.call import Reply
+from tracker_raft.commands import FileRecord, Level, Operation, PeerRecord, parse_content_hex
+from tracker_raft.config import Address, ClientConfig
+from tracker_raft.deadline import Clock, Deadline
+from tracker_raft.errors import BadRequest, NotFound, OutcomeUnknown
+from tracker_raft.requester import Requester
+
+FILES_PAGE = 500
+"""Names per page of :meth:`TrackerClient.files`; at most 1 KiB each, so half a frame's limit."""
+
+T = TypeVar("T")
+FileList = list[FileRecord]  # inside the class, ``list`` is a method
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """``created`` is False when the name was already bound to this content."""
+
+    file: FileRecord
+    created: bool
+    at: tuple[int, int]
+    """Log index and position of the entry that the record reflects."""
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Some files in name order; ``more`` says that others follow."""
+
+    files: tuple[FileRecord, ...]
+    more: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Swarm:
+    """Some of the ``total`` peers of a content."""
+
+    peers: tuple[PeerRecord, ...]
+    total: int
+
+
+class TrackerClient:
+    """A client of a tracker cluster. Use it as a context manager, or call :meth:`close`.
+
+    ``trackers``: one or more addresses, as ``"host:port"`` or :class:`Address`; one live one is
+    enough, the others are learned from it. Nothing is connected before the first call.
+    """
+
+    def __init__(
+        self,
+        trackers: Sequence[str | Address],
+        *,
+        config: ClientConfig | None = None,
+        random: random_module.Random | None = None,
+        clock: Clock = time.monotonic,
+    ) -> None:
+        if isinstance(trackers, str):
+            raise BadRequest(f"trackers is the text {trackers!r}, expected a list of host:port")
+        self.config = config or ClientConfig()
+        self._clock = clock
+        self._requester = Requester(
+            [_address(tracker) for tracker in trackers],
+            self.config,
+            random or random_module.Random(),
+            clock,
+        )
+
+    # -- files ------------------------------------------------------------------------------------
+
+    def publish(
+        self,
+        name: str,
+        *,
+        content: bytes,
+        size: int,
+        manifest_bytes: int,
+        piece_bytes: int,
+        owner: str = "",
+        group: str = "",
+        replace: bool = False,
+        deadline_s: float | None = None,
+    ) -> Published:
+        """Bind ``name`` to ``content``; doing it again is no error.
+
+        ``size`` is the bytes of all files together. Raises :class:`Conflict` when the name is
+        bound to other content and ``replace`` is not set, :class:`LimitReached` when the tracker
+        is full.
+        """
+        operation = commands.Publish(
+            name, content, size, manifest_bytes, piece_bytes, owner, group, replace
+        )
+        reply = self.call(operation, deadline_s=deadline_s)
+
+        def read(body: dict[str, Any]) -> Published:
+            record = FileRecord.from_wire(body["file"])
+            return Published(record, bool(body["created"]), (reply.index, reply.position))
+
+        return _read(operation, reply, read)
+
+    def lookup(
+        self,
+        name_or_content: str | bytes,
+        *,
+        level: Level = Level.LINEARIZABLE,
+        deadline_s: float | None = None,
+    ) -> FileRecord:
+        """One file by name (``a``, or ``a@v3`` for a version), or by content id: 32 bytes or 64
+        hexadecimal digits.
+
+        Of several names with that content the first in name order, of several versions the
+        newest. Raises :class:`NotFound`.
+        """
+        operation = _lookup(name_or_content)
+        reply = self.call(operation, level=level, deadline_s=deadline_s)
+        files = _read(operation, reply, _files)
+        if not files:
+            raise NotFound(f"no file {name_or_content!r}")
+        return _newest_first(files)[0]
+
+    def lookup_all(
+        self,
+        content: bytes,
+        *,
+        level: Level = Level.LINEARIZABLE,
+        deadline_s: float | None = None,
+    ) -> FileList:
+        """Every name and version bound to ``content``, in name order, newest version first.
+
+        Raises :class:`NotFound` when there is none.
+        """
+        operation = commands.Lookup(content=content)
+        reply = self.call(operation, level=level, deadline_s=deadline_s)
+        return _newest_first(_read(operation, reply, _files))
+
+    def list(
+        self,
+        prefix: str = "",
+        *,
+        after: str = "",
+        limit: int = 100,
+        level: Level = Level.LINEARIZABLE,
+        deadline_s: float | None = None,
+    ) -> Page:
+        """Names starting with ``prefix``, in byte order, the newest version of each.
+
+        ``limit``: 1 to 1000. Page on with ``after`` = the last name; :meth:`files` does that.
+        """
+        operation = commands.List(prefix, after, limit)
+        reply = self.call(operation, level=level, deadline_s=deadline_s)
+        return _read(operation, reply, lambda body: Page(_files(body), bool(body["more"])))
+
+    def files(self, prefix: str = "", *, level: Level = Level.LINEARIZABLE) -> Iterator[FileRecord]:
+        """All files whose names start with ``prefix``, page by page, one call per page.
+
+        Each page is of its own moment: a file published meanwhile may or may not be among them;
+        one that stands all the while is there exactly once.
+        """
+        after = ""
+        while True:
+            page = self.list(prefix, after=after, limit=FILES_PAGE, level=level)
+            yield from page.files
+            if not page.more or not page.files:
+                return
+            after = page.files[-1].name
+
+    def remove(self, name: str, *, deadline_s: float | None = None) -> tuple[FileRecord, ...]:
+        """Remove a name with all its versions, or one version (``a@v3``); what was removed,
+        oldest first. Raises :class:`NotFound`."""
+        operation = commands.Remove(name)
+        reply = self.call(operation, deadline_s=deadline_s)
+        return _read(operation, reply, lambda body: _files(body, "removed"))
+
+    # -- swarm ------------------------------------------------------------------------------------
+
+    def join(
+        self,
+        peer: str,
+        address: str | Address,
+        content: bytes,
+        *,
+        complete: bool = False,
+        zone: str = "",
+        lease_s: float = 60.0,
+        deadline_s: float | None = None,
+    ) -> float:
+        """Say that ``peer`` serves ``content`` at ``address``; the seconds its lease now has.
+
+        One lease holds all contents of a peer: :meth:`renew` it well within that time. Raises
+        :class:`LimitReached` when the swarm or the lease is full.
+        """
+        operation = commands.Join(
+            peer, str(address), content, complete, zone, _milliseconds("lease_s", lease_s)
+        )
+        return _read(operation, self.call(operation, deadline_s=deadline_s), _lease_s)
+
+    def complete(self, peer: str, content: bytes, *, deadline_s: float | None = None) -> None:
+        """Say that ``peer`` now has all of ``content``. Raises :class:`NotFound`: join first."""
+        self.call(commands.Complete(peer, content), deadline_s=deadline_s)
+
+    def leave(self, peer: str, content: bytes = b"", *, deadline_s: float | None = None) -> int:
+        """Take ``peer`` out of the swarm of ``content``, or out of all; how many it left."""
+        operation = commands.Leave(peer, content)
+        reply = self.call(operation, deadline_s=deadline_s)
+        return _read(operation, reply, lambda body: int(body["left"]))
+
+    def renew(self, peer: str, *, deadline_s: float | None = None) -> float:
+        """Keep the lease of ``peer``; the seconds it now has.
+
+        Raises :class:`NotFound`: there is no lease (any more), join again.
+        """
+        operation = commands.Renew(peer)
+        return _read(operation, self.call(operation, deadline_s=deadline_s), _lease_s)
+
+    def peers(
+        self,
+        content: bytes,
+        *,
+        limit: int = 50,
+        skip: int = 0,
+        level: Level = Level.LOCAL,
+        deadline_s: float | None = None,
+    ) -> Swarm:
+        """Who serves ``content``: complete peers first. An unknown content has none.
+
+        ``limit``: 1 to 200. ``skip`` rotates the window: callers with different numbers meet
+        different peers.
+        """
+        operation = commands.Peers(content, limit, skip)
+        reply = self.call(operation, level=level, deadline_s=deadline_s)
+        return _read(operation, reply, _swarm)
+
+    # -- the cluster ------------------------------------------------------------------------------
+
+    def status(
+        self, tracker: str | Address | None = None, *, deadline_s: float | None = None
+    ) -> dict[str, Any]:
+        """What a tracker is doing (fields: ``docs/protocol.md``).
+
+        ``tracker`` given: exactly that one is asked, once, and :class:`NoTracker` says why it did
+        not answer. Else the one in use, or the next live one.
+        """
+        operation = commands.Status()
+        if tracker is None:
+            return self.call(operation, deadline_s=deadline_s).body
+        return self._requester.ask(_address(tracker), operation, self._deadline(deadline_s)).body
+
+    def call(
+        self,
+        operation: Operation,
+        *,
+        level: Level | None = None,
+        deadline_s: float | None = None,
+    ) -> Reply:
+        """Carry any operation out. ``level`` is for reads (None: linearizable)."""
+        return self._requester.call(operation, self._deadline(deadline_s), level)
+
+    @property
+    def endpoint(self) -> Address | None:
+        """The tracker in use; None before the first answer and while looking for another."""
+        return self._requester.rotation.in_use
+
+    @property
+    def endpoints(self) -> tuple[Address, ...]:
+        """All trackers known: those given and those learned."""
+        return self._requester.rotation.addresses
+
+    @property
+    def seen(self) -> int:
+        """The highest log index a reply showed; reads at level ``session`` are not older."""
+        return self._requester.seen
+
+    def close(self) -> None:
+        """Close the request session as well as half a second allows, and all connections.
+
+        Calls of other threads end: OutcomeUnknown for a write that was sent, else LocalError.
+        Idempotent.
+        """
+        self._requester.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<TrackerClient endpoint={self.endpoint} of {len(self.endpoints)} seen={self.seen}>"
+
+    def _deadline(self, deadline_s: float | None) -> Deadline:
+        seconds = self.config.deadline_s if deadline_s is None else deadline_s
+        return Deadline(seconds, self._clock)
+
+
+# -- between the wire and the records -------------------------------------------------------------
+
+
+def _address(tracker: str | Address) -> Address:
+    return tracker if isinstance(tracker, Address) else Address.parse(tracker)
+
+
+def _milliseconds(what: str, seconds: float) -> int:
+    try:
+        return round(seconds * 1000)
+    except (ValueError, OverflowError):  # NaN, infinity
+        raise BadRequest(f"{what} is {seconds}, expected a number of seconds") from None
+
+
+def _lookup(name_or_content: str | bytes) -> commands.Lookup:
+    if isinstance(name_or_content, bytes):
+        return commands.Lookup(content=commands.check_content("content", name_or_content))
+    content = parse_content_hex(name_or_content)
+    if content is not None:
+        return commands.Lookup(content=content)
+    return commands.Lookup(name=name_or_content)
+
+
+def _read(operation: Operation, reply: Reply, reader: Callable[[dict[str, Any]], T]) -> T:
+    """The result in a reply. A reply that cannot be read was a success all the same, so for a
+    write this is OutcomeUnknown: it must not be taken for "did not happen"."""
+    try:
+        return reader(reply.body)
+    except (KeyError, TypeError, ValueError, BadRequest) as error:
+        cls = BadRequest if isinstance(operation, commands.READS) else OutcomeUnknown
+        raise cls(
+            f"{reply.endpoint} answered {operation.op} in a way this version cannot read: {error!r}"
+        ) from error
+
+
+def _files(body: dict[str, Any], key: str = "files") -> tuple[FileRecord, ...]:
+    return tuple(FileRecord.from_wire(record) for record in body[key])
+
+
+def _newest_first(files: Sequence[FileRecord]) -> FileList:
+    return sorted(files, key=lambda record: (record.name, -record.version))
+
+
+def _lease_s(body: dict[str, Any]) -> float:
+    return int(body["lease_ms"]) / 1000
+
+
+def _swarm(body: dict[str, Any]) -> Swarm:
+    peers = tuple(PeerRecord.from_wire(record) for record in body["peers"])
+    return Swarm(peers, int(body["total"]))

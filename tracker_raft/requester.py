@@ -1,0 +1,309 @@
+"""Carries one operation to whichever tracker is live, and runs it at most once.
+
+How a call goes
+---------------
+1. One deadline is set where the call enters. A write takes ``(session, seq)`` of the request
+   session, which is opened on the first write; every attempt of the call carries the same two.
+2. A round asks each tracker that may be asked (``rotation.py``), the next one at once when one
+   fails. After a round, exponential back-off with full jitter; then the next round.
+3. The first answer that settles the call ends it. What does not settle it:
+
+   =====================================  ===================================================
+   no connection, or lost before sending  not run; next tracker; counts for the breaker
+   silence, or lost after sending         may have run; next tracker; counts for the breaker
+   a pooled connection found closed       once more at once on a fresh one; does not count
+   busy, no_leader, shutting_down         not run by this attempt; rests ``retry_after``; next
+   outcome_unknown                        may have run; next tracker: its reply table knows
+   session_expired                        not run by this attempt. Anew in a new session (once) if
+                                          no attempt before may have run, else OutcomeUnknown
+   unsupported, as answer to the hello    not run; next tracker; raised when all say so
+   =====================================  ===================================================
+
+4. When the deadline ends: :class:`OutcomeUnknown` if some attempt of a write may have run;
+   otherwise what the trackers said last (``NoLeader``, ``Busy``...), or ``NoTracker`` when none
+   said anything. The text names each tracker and what happened to it.
+
+A refusal that is not recorded in the reply table (``bad_request`` and its kin) says nothing about
+an earlier attempt of the same write, which may still be on its way to the log: after one that may
+have run, it is reported as OutcomeUnknown too.
+
+What to re-check when you change it: the table above against ``docs/protocol.md``, and
+``tests/unit/test_client_exactly_once.py``.
+"""
+
+from __future__ import annotations
+
+import os
+import random as random_module
+import threading
+from collections.abc import Sequence
+from contextlib import suppress
+
+from tracker_raft import commands, wire
+from tracker_raft.breaker import Backoff
+from tracker_raft.call import Call, Reply
+from tracker_raft.commands import Level, Operation
+from tracker_raft.config import Address, ClientConfig, MachineLimits
+from tracker_raft.connection import Connection, ConnectionLost, ConnectionPool
+from tracker_raft.deadline import Clock, Deadline
+from tracker_raft.errors import (
+    BadRequest,
+    LocalError,
+    NoTracker,
+    OutcomeUnknown,
+    P2PError,
+    SessionExpired,
+    Unavailable,
+    Unsupported,
+    from_wire,
+)
+from tracker_raft.request_session import RequestSession
+from tracker_raft.rotation import ENDPOINTS_MAX, Choice, Rotation
+
+CLOSE_SESSION_S = 0.5
+"""A client that closes waits no longer than this for its request session to be closed."""
+_IN_SESSION = tuple(cls for cls in commands.WRITES if cls is not commands.OpenSession)
+
+
+class Requester:
+    """The engine of a :class:`~tracker_raft.client.TrackerClient`. Thread-safe."""
+
+    _session: RequestSession | None
+    _opening: threading.Lock
+    """Held by the one thread that opens a request session."""
+
+    def __init__(
+        self,
+        trackers: Sequence[Address],
+        config: ClientConfig,
+        random: random_module.Random,
+        clock: Clock,
+    ) -> None:
+        self._config = config
+        self._random = random
+        self._clock = clock
+        self._closed = threading.Event()
+        self._trackers = tuple(trackers)
+        self.rotation = Rotation(trackers, config, random)
+        self._start_afresh()
+        self.seen = 0
+        """The highest log index that a reply showed to this client."""
+
+    def call(self, operation: Operation, deadline: Deadline, level: Level | None = None) -> Reply:
+        """Carry ``operation`` out. Raises what the module's docstring says."""
+        self._check_usable()
+        if isinstance(operation, commands.READS):
+            return self._carry(Call(operation, deadline, level or Level.LINEARIZABLE))
+        if not isinstance(operation, _IN_SESSION):
+            return self._carry(Call(operation, deadline))
+        session = self._session_for(operation, deadline, expired=None)
+        try:
+            return self._write(operation, deadline, session)
+        except SessionExpired:  # definite for this attempt, and no attempt before it may have run
+            session = self._session_for(operation, deadline, expired=session)
+            return self._write(operation, deadline, session)
+
+    def ask(self, address: Address, operation: Operation, deadline: Deadline) -> Reply:
+        """Ask exactly this tracker, once, whatever its breaker says.
+
+        Silence for ``attempt_timeout_s`` ends it like a lost connection: :class:`NoTracker`.
+        """
+        self._check_usable()
+        return self._ask_once(address, Call(operation, deadline))
+
+    def close(self) -> None:
+        """Close the request session as well as 0.5 s allow, then all connections. Idempotent."""
+        if self._closed.is_set():
+            return
+        self._closed.set()
+        if self._pid != os.getpid():  # a forked child that made no call: all is the parent's
+            self._pool.abandon()
+            return
+        in_use, session = self.rotation.in_use, self._session
+        if session is not None and in_use is not None:
+            deadline = Deadline(CLOSE_SESSION_S, self._clock)
+            call = Call(commands.CloseSession(session.session), deadline, session=session)
+            try:
+                call.seq = session.take(Deadline(0.001, self._clock))
+                self._ask_once(in_use, call)
+            except P2PError:
+                pass  # best effort: an unused session expires by itself
+        self._pool.close()
+
+    # -- one call ---------------------------------------------------------------------------------
+
+    def _write(self, operation: Operation, deadline: Deadline, session: RequestSession) -> Reply:
+        call = Call(operation, deadline, session=session, seq=session.take(deadline))
+        try:
+            return self._carry(call)
+        finally:
+            session.answered(call.seq)
+
+    def _carry(self, call: Call) -> Reply:
+        config = self._config
+        backoff = Backoff(config.backoff_min_s, config.backoff_max_s, self._random)
+        while True:
+            reply = self._round(call)
+            if reply is not None:
+                return reply
+            wait_s = max(backoff.next_s(), self.rotation.wake_in_s(self._clock()))
+            self._closed.wait(min(wait_s, call.deadline.left_s()))
+            if call.deadline.over or self._closed.is_set():
+                raise call.failure(self.rotation.addresses, closed=self._closed.is_set())
+
+    def _round(self, call: Call) -> Reply | None:
+        """Ask each endpoint that may be asked, once. None: none of them settled the call."""
+        tried: list[Address] = []
+        while not call.deadline.over and not self._closed.is_set():
+            choice = self.rotation.choose(tried, self._clock())
+            if choice is None:
+                break
+            tried.append(choice.address)
+            reply = self._attempt(choice, call)
+            if reply is not None:
+                return reply
+        if (foreign := call.foreign(tried)) and not call.may_have_run:
+            raise foreign
+        return None
+
+    def _attempt(self, choice: Choice, call: Call) -> Reply | None:
+        try:
+            answer = self._exchange(choice.address, call)
+        except ConnectionLost as lost:
+            call.note_lost(choice.address, lost)
+            self.rotation.failed(choice, self._clock())
+            self._pool.forget(choice.address)
+            return None
+        except BaseException:  # whatever it was, the breaker's probe must not stay taken
+            self.rotation.abandoned(choice)
+            raise
+        return self._judge(choice, call, answer)
+
+    def _judge(self, choice: Choice, call: Call, answer: wire.Message) -> Reply | None:
+        """The reply, or None when another attempt may do better. Raises what settles the call."""
+        if "ok" in answer:
+            self.rotation.answered(choice)
+            return self._reply(choice.address, call, answer)
+        error = from_wire(answer)
+        if isinstance(error, Unavailable | OutcomeUnknown):
+            call.note_declined(choice.address, error)
+            rest_s = min(error.retry_after_s or 0.0, self._config.breaker_open_max_s)
+            self.rotation.declined(choice, self._clock() + rest_s)
+            return None
+        if isinstance(error, Unsupported) and answer.get("id") == 0:
+            call.note_declined(choice.address, error)
+            self.rotation.failed(choice, self._clock())
+            return None
+        self.rotation.answered(choice)
+        self._note_position(answer)
+        if call.may_have_run and isinstance(error, SessionExpired | BadRequest):
+            raise OutcomeUnknown(
+                f"{call.operation.op} may or may not have happened: an attempt was lost on the "
+                f"way, and the next one was answered {error.code} ({error.message})"
+            ) from error
+        raise error
+
+    def _exchange(self, address: Address, call: Call) -> wire.Message:
+        """One attempt: over a pooled connection, else (or when that one was stale) a new one."""
+        call.attempts += 1
+        connection = self._pool.take(address)
+        if connection is not None:
+            try:
+                return self._request(connection, call)
+            except ConnectionLost as lost:
+                if not lost.stale:
+                    raise
+                call.note_lost(address, lost)
+                self._pool.forget(address)  # they were closed together, most likely
+        dialling = call.deadline.within(self._config.connect_timeout_s)
+        return self._request(self._pool.connect(address, dialling), call)
+
+    def _request(self, connection: Connection, call: Call) -> wire.Message:
+        try:
+            waiting = call.deadline.within(self._config.attempt_timeout_s)
+            return connection.request(call.envelope(self.seen), waiting)
+        finally:
+            self._pool.give_back(connection)
+
+    def _ask_once(self, address: Address, call: Call) -> Reply:
+        try:
+            answer = self._exchange(address, call)
+        except ConnectionLost as lost:
+            call.note_lost(address, lost)
+            raise call.failure((address,)) from lost
+        finally:
+            if address not in self.rotation.addresses:
+                self._pool.forget(address)
+        if "ok" in answer:
+            return self._reply(address, call, answer)
+        raise from_wire(answer)
+
+    # -- what all calls share ---------------------------------------------------------------------
+
+    def _session_for(
+        self, operation: Operation, deadline: Deadline, expired: RequestSession | None
+    ) -> RequestSession:
+        """The request session, opened if there is none but ``expired``; by one thread at a time."""
+        session = self._session
+        if session is not None and session is not expired:
+            return session
+        if not self._opening.acquire(timeout=deadline.left_s()):
+            raise NoTracker(
+                f"{operation.op} did not happen: another thread was still opening the request "
+                f"session after {deadline.seconds} s"
+            )
+        try:
+            if self._session is None or self._session is expired:
+                reply = self._carry(Call(commands.OpenSession(), deadline, first_for=operation))
+                number = reply.body.get("session")
+                if not isinstance(number, int):
+                    raise Unsupported(f"{reply.endpoint} opened a session without a number")
+                self._session = RequestSession(number, MachineLimits().session_window_max)
+            return self._session
+        finally:
+            self._opening.release()
+
+    def _reply(self, address: Address, call: Call, answer: wire.Message) -> Reply:
+        body = answer["ok"]
+        index, position = self._note_position(answer)
+        return Reply(
+            body if isinstance(body, dict) else {}, index, position, address, call.attempts
+        )
+
+    def _note_position(self, answer: wire.Message) -> tuple[int, int]:
+        match answer.get("at"):
+            case (int(index), int(position)):
+                with self._seen_lock:
+                    self.seen = max(self.seen, index)
+                return index, position
+        return 0, 0
+
+    def _met(self, hello: wire.Message) -> None:
+        """A tracker introduced itself: learn where the others are."""
+        told = hello.get("ok")
+        trackers = told.get("trackers") if isinstance(told, dict) else None
+        addresses = []
+        for text in trackers[:ENDPOINTS_MAX] if isinstance(trackers, tuple) else ():
+            with suppress(BadRequest):  # one address we cannot read is no reason to drop the rest
+                addresses.append(Address.parse(str(text)))
+        self.rotation.learn(addresses)
+
+    def _check_usable(self) -> None:
+        if self._closed.is_set():
+            raise LocalError("this client is closed; nothing was sent")
+        if self._pid != os.getpid():
+            # A forked child: the connections and the request session are the parent's. Going on
+            # with its (session, seq) would be answered with the replies of the parent's writes.
+            self._pool.abandon()
+            self.rotation = Rotation(self._trackers, self._config, self._random)
+            self._start_afresh()
+
+    def _start_afresh(self) -> None:
+        self._pid = os.getpid()
+        self._pool = ConnectionPool(self._config, self._met)
+        self._session = None
+        self._opening = threading.Lock()
+        self._seen_lock = threading.Lock()
+
+    def __repr__(self) -> str:
+        return f"<Requester {self.rotation!r} {self._pool!r} seen={self.seen}>"
