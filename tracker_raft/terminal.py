@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import sys
 import traceback
 from collections.abc import Callable
@@ -57,14 +58,18 @@ class Guarded(click.Group):
 def _output_gone() -> bool:
     """Whether the reader of stdout has gone; if so stdout is put out of harm's way."""
     try:
-        sys.stdout.flush()
-    except BrokenPipeError:
-        # What is still buffered would fail again when the interpreter ends, with a traceback.
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, sys.stdout.fileno())
-        os.close(nowhere)
-        return True
-    return False
+        output = sys.stdout.fileno()
+    except (OSError, ValueError):
+        return False  # no file at all, as under a test runner
+    watch = select.poll()
+    watch.register(output, 0)  # errors and hang-ups are told always
+    if not watch.poll(0):
+        return False
+    # What is still buffered would fail again when the interpreter ends, with a traceback.
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, output)
+    os.close(nowhere)
+    return True
 
 
 def _report(error: Exception) -> None:
