@@ -70,7 +70,7 @@ class Intake:
         self._deadlines: list[tuple[float, int, Pending]] = []
         self._count = 0
         self._proposed: dict[int, Batch] = {}
-        self._forwarded: dict[int, Batch] = {}
+        self._forwarded: dict[int, tuple[str, Batch]] = {}
         self._numbers = 0
 
     def __len__(self) -> int:
@@ -134,15 +134,15 @@ class Intake:
 
     # -- forwarded to the leader -----------------------------------------------------------------
 
-    def forwarded(self, batch: Batch) -> int:
-        """Remember a batch that was sent to the leader; its number settles it."""
+    def forwarded(self, batch: Batch, leader: str) -> int:
+        """Remember a batch that was sent to ``leader``; its number settles it."""
         self._numbers += 1
-        self._forwarded[self._numbers] = batch
+        self._forwarded[self._numbers] = leader, batch
         return self._numbers
 
     def returned(self, number: int, replies: list[tuple[Reply, Position]]) -> bool:
         """The leader's answers. False when it refused some for now: do not ask at once again."""
-        batch = self._forwarded.pop(number, [])
+        _, batch = self._forwarded.pop(number, ("", []))
         willing = True
         for pending, (reply, at) in zip(batch, replies, strict=False):
             if at[0] > 0 or reply.get("error") not in ("no_leader", "outcome_unknown", "busy"):
@@ -153,10 +153,15 @@ class Intake:
         self._put_back(batch[len(replies) :], unknown=True)
         return willing
 
-    def leader_unreachable(self) -> None:
-        """The link they went over is gone: nobody will answer what was forwarded."""
-        for number in list(self._forwarded):
-            self._put_back(self._forwarded.pop(number), unknown=True)
+    def leader_is(self, leader: str | None) -> None:
+        """What was forwarded to anyone else will not be answered, or too late: try it again.
+
+        None: no leader is reachable.
+        """
+        for number, (asked, batch) in list(self._forwarded.items()):
+            if asked != leader:
+                del self._forwarded[number]
+                self._put_back(batch, unknown=True)
 
     # -- answers without the log -----------------------------------------------------------------
 
@@ -188,7 +193,8 @@ class Intake:
         self._forwarded.clear()
 
     def _all(self) -> Iterator[Pending]:
-        for batch in (self._waiting, *self._proposed.values(), *self._forwarded.values()):
+        forwarded = (batch for _, batch in self._forwarded.values())
+        for batch in (self._waiting, *self._proposed.values(), *forwarded):
             yield from list(batch)
 
     def _put_back(self, batch: Batch, *, unknown: bool) -> None:

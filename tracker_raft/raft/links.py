@@ -228,6 +228,9 @@ class Links:
     def connected(self) -> tuple[str, ...]:
         return tuple(sorted(self._live))
 
+    def linked(self, node: str) -> bool:
+        return node in self._live
+
     def send(self, node: str, message: Message) -> bool:
         """Queue a message; False when there is no link. :meth:`flush` writes it."""
         link = self._live.get(node)

@@ -14,11 +14,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from heapq import heapify, heappop, heappush
 
 from tracker_raft.errors import NoLeader, P2PError
 
 Granted = Callable[[int | None, P2PError | None], None]
 """Called once: with the index to wait for, or with why there is none."""
+
+
+ReadDone = Callable[[P2PError | None], None]
+"""Called once: the machine may be queried now, or why not."""
 
 
 @dataclass(slots=True)
@@ -52,7 +57,7 @@ class ReadBarrier:
         self.members = members
         self._waiting: list[Waiter] = []
         self._rounds: dict[int, _Round] = {}
-        self._asked: dict[int, list[Waiter]] = {}
+        self._asked: dict[int, tuple[str, list[Waiter]]] = {}
         self._numbers = 0
 
     def __len__(self) -> int:
@@ -100,15 +105,16 @@ class ReadBarrier:
 
     # -- on a follower ---------------------------------------------------------------------------
 
-    def ask_leader(self) -> int:
-        """All that wait are asked of the leader in one question, by this number."""
+    def ask_leader(self, leader: str) -> int:
+        """All that wait are asked of ``leader`` in one question, by this number."""
         self._numbers += 1
-        self._asked[self._numbers], self._waiting = self._waiting, []
+        self._asked[self._numbers] = leader, self._waiting
+        self._waiting = []
         return self._numbers
 
     def told(self, number: int, index: int | None) -> bool:
         """The leader's answer; None: it does not lead. False: do not ask at once again."""
-        waiters = self._asked.pop(number, [])
+        _, waiters = self._asked.pop(number, ("", []))
         if index is None:
             self._waiting.extend(waiters)
             return False
@@ -116,29 +122,62 @@ class ReadBarrier:
             waiter.answer(index)
         return True
 
-    def leader_unreachable(self) -> None:
-        for number in list(self._asked):
-            self._waiting.extend(self._asked.pop(number))
+    def leader_is(self, leader: str | None) -> None:
+        """What was asked of anyone else is to be asked again. None: no leader is reachable."""
+        for number, (asked, waiters) in list(self._asked.items()):
+            if asked != leader:
+                del self._asked[number]
+                self._waiting.extend(waiters)
 
     # -- deadlines -------------------------------------------------------------------------------
 
     def expire(self, now_s: float) -> None:
         """Answer with an error every read whose deadline is over."""
-        groups = [self._waiting, *self._asked.values(), *(r.waiters for r in self._rounds.values())]
-        for group in groups:
+        for group in self._groups():
             for waiter in group:
                 if waiter.deadline_s <= now_s:
                     waiter.answer(None, NoLeader("no leader confirmed the read in time"))
             group[:] = [waiter for waiter in group if not waiter.answered]
         self._rounds = {n: r for n, r in self._rounds.items() if r.waiters}
-        self._asked = {n: waiters for n, waiters in self._asked.items() if waiters}
+        self._asked = {n: asked for n, asked in self._asked.items() if asked[1]}
 
     def refuse_all(self, error: P2PError) -> None:
-        for group in [
-            self._waiting,
-            *self._asked.values(),
-            *(r.waiters for r in self._rounds.values()),
-        ]:
+        for group in self._groups():
             for waiter in group:
                 waiter.answer(None, error)
         self._waiting, self._asked, self._rounds = [], {}, {}
+
+    def _groups(self) -> list[list[Waiter]]:
+        asked = [waiters for _, waiters in self._asked.values()]
+        return [self._waiting, *asked, *(r.waiters for r in self._rounds.values())]
+
+
+class AppliedWaiters:
+    """Reads that have their index and wait until it is applied on this node."""
+
+    def __init__(self) -> None:
+        self._heap: list[tuple[int, int, float, ReadDone]] = []
+        self._numbers = 0
+
+    def __len__(self) -> int:
+        return len(self._heap)
+
+    def add(self, index: int, deadline_s: float, done: ReadDone) -> None:
+        self._numbers += 1
+        heappush(self._heap, (index, self._numbers, deadline_s, done))
+
+    def wake(self, applied: int, now_s: float) -> None:
+        """Answer what ``applied`` covers, and with an error what is over its deadline."""
+        while self._heap and self._heap[0][0] <= applied:
+            heappop(self._heap)[3](None)
+        late = [waiter for waiter in self._heap if waiter[2] <= now_s]
+        if late:
+            self._heap = [waiter for waiter in self._heap if waiter[2] > now_s]
+            heapify(self._heap)
+            for index, _, _, done in late:
+                done(NoLeader(f"entry {index} did not arrive here in time, {applied} did"))
+
+    def refuse_all(self, error: P2PError) -> None:
+        waiting, self._heap = self._heap, []
+        for _, _, _, done in waiting:
+            done(error)

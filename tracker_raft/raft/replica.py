@@ -25,31 +25,30 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from heapq import heappop, heappush
 from typing import Any
 
 from tracker_raft.commands import Level
 from tracker_raft.config import NodeConfig
 from tracker_raft.entries import pack_entry
-from tracker_raft.errors import BadRequest, NoLeader, P2PError, ShuttingDown, TooLarge
+from tracker_raft.errors import P2PError, ShuttingDown
 from tracker_raft.machine import Applied, TrackerMachine
-from tracker_raft.raft import election, filters
+from tracker_raft.raft import filters
 from tracker_raft.raft.clock import LogicalClock
+from tracker_raft.raft.colleagues import Colleagues
 from tracker_raft.raft.engine import FAIL_REASON, Engine, Node, Role, Transport
-from tracker_raft.raft.intake import Intake, Position, Reply, Sink
+from tracker_raft.raft.intake import Intake, Sink
 from tracker_raft.raft.journal import FileJournal
 from tracker_raft.raft.links import Links
-from tracker_raft.raft.reads import ReadBarrier, Waiter
+from tracker_raft.raft.reads import AppliedWaiters, ReadBarrier, ReadDone, Waiter
+from tracker_raft.raft.watch import LeaderWatch
 
 log = logging.getLogger("tracker_raft.replica")
 
 Message = dict[str, Any]
-ReadDone = Callable[[P2PError | None], None]
 
 TIMER_FLOOR_S = 0.002
-PACE_S = 0.01
-"""Before a tracker that was told "I do not lead" asks the same leader again."""
-RECONNECT_TRIES = 8
+WAITING_S = 0.01
+"""Turns are this close while something waits for a leader or for an entry to arrive."""
 EXPIRY_PERIOD_MS = 200
 """Entries that only move time on, so that something due expires, are at least this far apart."""
 
@@ -73,19 +72,19 @@ class ReplicaStatus:
 class _Outbox(Transport):  # type: ignore[misc]  # the library is untyped
     """Where the engine's messages wait for their turn to leave."""
 
-    def __init__(self, replica: Replica) -> None:
+    def __init__(self, links: Links, backlog_bytes_max: int, term: Callable[[], int]) -> None:
         super().__init__(None, None, None)
-        self.replica = replica
+        self._links = links
+        self._backlog_bytes_max = backlog_bytes_max
+        self._term = term
         self.queue: deque[tuple[str, Message]] = deque()
 
     def send(self, node: Node, message: Message) -> bool:
-        links, limits = self.replica.links, self.replica.config.limits
-        if node.id not in links.connected:
+        if not self._links.linked(node.id):
             return False
-        behind = message.get("entries") and links.backlog(node.id) > limits.link_buffer_bytes_soft
+        behind = message.get("entries") and self._links.backlog(node.id) > self._backlog_bytes_max
         if not behind:  # a dropped append is found missing by the next one, and sent again
-            term = self.replica.engine.raftCurrentTerm
-            self.queue.append((str(node.id), filters.outgoing(message, term)))
+            self.queue.append((str(node.id), filters.outgoing(message, self._term())))
         return True
 
 
@@ -100,17 +99,17 @@ class Replica:
         journal: FileJournal,
         links: Links,
         on_fatal: Callable[[str], None],
-        on_role: Callable[[Role], None] = lambda role: None,
     ) -> None:
         self.config = config
         self.machine = machine
         self.journal = journal
         self.links = links
         self._on_fatal = on_fatal
-        self._on_role = on_role
         self._loop = asyncio.get_running_loop()
         self._clock = LogicalClock()
-        self._outbox = _Outbox(self)
+        self._outbox = _Outbox(
+            links, config.limits.link_buffer_bytes_soft, lambda: self.engine.raftCurrentTerm
+        )
         others = [member.node for member in config.members if member.node != config.node]
         self._nodes = {other: Node(other) for other in others}
         self.intake = Intake(
@@ -118,16 +117,13 @@ class Replica:
             operation_bytes_max=config.timing.entry_bytes_max // 2,
         )
         self.barrier = ReadBarrier(len(config.members))
-        self._applied_waiters: list[tuple[int, int, float, ReadDone]] = []
-        self._waiter_numbers = 0
+        self._applied_waiters = AppliedWaiters()
         self._leading = False
         self._expiry_asked_ms = -EXPIRY_PERIOD_MS
-        self._ask_leader_from_s = 0.0
         self._last_index_seen = 0
         self._scheduled = False
         self._timer: asyncio.TimerHandle | None = None
         self._closed = False
-        self._investigations: set[asyncio.Task[None]] = set()
         self.engine = Engine(
             config.node,
             others,
@@ -136,6 +132,18 @@ class Replica:
             timing=config.timing,
             applier=self._apply,
             on_role=self._role_changed,
+        )
+        self._colleagues = Colleagues(
+            self.engine,
+            self.intake,
+            self.barrier,
+            links,
+            config.limits,
+            now=self._loop.time,
+            kick=self.kick,
+        )
+        self._watch = LeaderWatch(
+            config.node, self.engine, links, config.timing.stagger_s, self.kick
         )
         self.kick()
 
@@ -172,9 +180,9 @@ class Replica:
     def _when_applied(self, index: int, deadline_s: float, done: ReadDone) -> None:
         if self.engine.raftLastApplied >= index:
             done(None)
-            return
-        self._waiter_numbers += 1
-        heappush(self._applied_waiters, (index, self._waiter_numbers, deadline_s, done))
+        else:
+            self._applied_waiters.add(index, deadline_s, done)
+            self.kick()
 
     def status(self) -> ReplicaStatus:
         engine = self.engine
@@ -193,7 +201,7 @@ class Replica:
     def leader(self) -> str | None:
         """The leader this node believes in and is, or is linked to."""
         leader = self.engine.leader
-        if leader == self.config.node or leader in self.links.connected:
+        if leader is None or leader == self.config.node or self.links.linked(leader):
             return leader
         return None
 
@@ -204,14 +212,11 @@ class Replica:
         self._closed = True
         if self._timer is not None:
             self._timer.cancel()
-        for task in self._investigations:
-            task.cancel()
+        self._watch.close()
         stopping = ShuttingDown("this tracker is stopping; not run")
         self.intake.refuse_all(stopping)
         self.barrier.refuse_all(stopping)
-        for _, _, _, done in self._applied_waiters:
-            done(stopping)
-        self._applied_waiters.clear()
+        self._applied_waiters.refuse_all(stopping)
         self.engine.destroy()
 
     # -- turns -----------------------------------------------------------------------------------
@@ -246,7 +251,7 @@ class Replica:
             self._last_index_seen = self.journal.last_index
         self.engine.doTick(0)
         self._note_leadership(now_s)
-        self._wake_readers(now_s)
+        self._applied_waiters.wake(self.engine.raftLastApplied, now_s)
         self._flush()
         self._arm(now_s)
 
@@ -254,12 +259,10 @@ class Replica:
         """Give what waits to the log, to the leader, or leave it waiting for one."""
         if self.engine.leads and self._leading:
             self._propose(now_s)
-            self._begin_read_round(now_s)
+            self._colleagues.ask_term(self.links.connected, 4 * self.config.timing.heartbeat_s)
         elif self.engine.role is not Role.LEADER:
             self.intake.refuse_remote()
-            leader = self.leader
-            if leader is not None and now_s >= self._ask_leader_from_s:
-                self._forward(leader, now_s)
+            self._colleagues.ask_leader(self.leader, self.config.timing.entry_bytes_max)
 
     def _propose(self, now_s: float) -> None:
         stamp_ms = self._clock.stamp_ms(now_s)
@@ -282,30 +285,6 @@ class Replica:
         else:
             self.intake.discarded(number)
 
-    def _begin_read_round(self, now_s: float) -> None:
-        self.barrier.retry_rounds(now_s - 4 * self.config.timing.heartbeat_s)
-        if not len(self.barrier):
-            return
-        number = self.barrier.begin_round(self.engine.raftCommitIndex, now_s)
-        if number is not None:
-            probe = {"type": "probe", "term": self.engine.raftCurrentTerm, "round": number}
-            for node in self.links.connected:
-                self.links.send(node, probe)
-
-    def _forward(self, leader: str, now_s: float) -> None:
-        while batch := self.intake.take(self.config.timing.entry_bytes_max):
-            number = self.intake.forwarded(batch)
-            left_s = max(pending.deadline_s for pending in batch) - now_s
-            message = {
-                "type": "forward",
-                "batch": number,
-                "left_ms": max(1, round(left_s * 1000)),
-                "ops": [pending.packed for pending in batch],
-            }
-            self.links.send(leader, message)
-        if len(self.barrier):
-            self.links.send(leader, {"type": "read", "number": self.barrier.ask_leader()})
-
     def _note_leadership(self, now_s: float) -> None:
         if self.engine.leads and not self._leading:
             self._leading = True
@@ -318,17 +297,6 @@ class Replica:
             self.kick()
         elif self._leading:
             self._clock.stamp_ms(now_s)
-
-    def _wake_readers(self, now_s: float) -> None:
-        applied = self.engine.raftLastApplied
-        while self._applied_waiters and self._applied_waiters[0][0] <= applied:
-            heappop(self._applied_waiters)[3](None)
-        late = [waiter for waiter in self._applied_waiters if waiter[2] <= now_s]
-        if late:
-            self._applied_waiters = [w for w in self._applied_waiters if w[2] > now_s]
-            self._applied_waiters.sort()
-            for index, _, _, done in late:
-                done(NoLeader(f"entry {index} did not arrive here in time, {applied} did"))
 
     def _flush(self) -> None:
         """Let messages leave, those that promise durability only after the sync."""
@@ -346,12 +314,12 @@ class Replica:
         if not self._nodes:
             due_s = now_s + self.config.timing.heartbeat_s
         if due_s <= now_s:  # the tick just now could not act on it: nobody is linked
-            due_s = now_s + PACE_S
+            due_s = now_s + WAITING_S
         pending_s = self.intake.next_deadline_s()
         if pending_s is not None:
             due_s = min(due_s, pending_s)
         if len(self.intake) or len(self.barrier) or self._applied_waiters:
-            due_s = min(due_s, now_s + PACE_S)
+            due_s = min(due_s, now_s + WAITING_S)
         if self.journal.last_index != self._last_index_seen or self.engine.commit_would_move():
             self.kick()
         if self._timer is not None:
@@ -374,68 +342,27 @@ class Replica:
             self._leading = False
             self.intake.lost_leadership()
             self.barrier.lost_leadership()
-        log.info("is %s in term %d", new.name.lower(), self.engine.raftCurrentTerm)
-        self._on_role(new)
+        log.info("becomes %s", new.name.lower())
 
     # -- what the links report -------------------------------------------------------------------
 
     def link_up(self, node: str, *, other_run: bool) -> None:
         self._guarded(self._outbox._onNodeConnected, self._nodes[node])
-        if other_run and self._follows(node):
-            self._stand(node)
+        self._watch.link_up(node, other_run=other_run)
         self.kick()
 
     def link_down(self, node: str) -> None:
         self._guarded(self._outbox._onNodeDisconnected, self._nodes[node])
-        if node == self.engine.leader:
-            self.intake.leader_unreachable()
-            self.barrier.leader_unreachable()
-            if self._follows(node) and not self._closed:
-                task = self._loop.create_task(self._investigate(node))
-                self._investigations.add(task)
-                task.add_done_callback(self._investigations.discard)
-        self.kick()
-
-    def _follows(self, node: str) -> bool:
-        return self.engine.leader == node and self.engine.role is Role.FOLLOWER
-
-    async def _investigate(self, leader: str) -> None:
-        """The link to the leader broke: stand at once if its process is proved gone."""
-        for _ in range(RECONNECT_TRIES):
-            reconnect = await self.links.reconnect(leader)
-            if not self._follows(leader) or leader in self.links.connected:
-                return
-            if election.leader_is_gone(reconnect):
-                log.info("leader %s is gone (%s)", leader, reconnect.value)
-                self._stand(leader)
-                return
-            if reconnect is election.Reconnect.SAME_RUN:
-                return
-            await asyncio.sleep(TIMER_FLOOR_S)
-
-    def _stand(self, leader: str) -> None:
-        place = election.rank(self.config.node, self.links.connected, leader)
-        wait_s = election.stand_after_s(place, self.config.timing.stagger_s)
-        self.engine.stand_at(self._loop.time() + wait_s)
+        if not self._closed:
+            self._watch.link_down(node)
         self.kick()
 
     def link_message(self, node: str, message: Message) -> None:
-        """One message of a member. Raises :class:`BadRequest` when it makes no sense."""
-        self._guarded(self._message, node, message)
-
-    def _message(self, node: str, message: Message) -> None:
-        kind = message.get("type")
-        if kind in filters.RAFT_TYPES:
-            self._raft_message(node, message)
+        """One message of a member; one that makes no sense costs it the link."""
+        if message.get("type") in filters.RAFT_TYPES:
+            self._guarded(self._raft_message, node, message)
         else:
-            handler = self._handlers.get(kind) if isinstance(kind, str) else None
-            if handler is None:
-                self.links.drop(node, f"message type {kind!r}")
-                return
-            try:
-                handler(self, node, message)
-            except (BadRequest, KeyError, TypeError, ValueError) as error:
-                self.links.drop(node, f"malformed {kind}: {error!r}")
+            self._guarded(self._colleagues.received, node, message)
         self.kick()
 
     def _raft_message(self, node: str, message: Message) -> None:
@@ -455,76 +382,3 @@ class Replica:
             engine.deliver(self._nodes[node], verdict.deliver)
         if verdict.answer is not None:
             self._outbox.send(self._nodes[node], verdict.answer)
-
-    def _on_forward(self, node: str, message: Message) -> None:
-        number, operations = message["batch"], message["ops"]
-        deadline_s = self._loop.time() + min(
-            message["left_ms"] / 1000, self.config.limits.request_deadline_max_s
-        )
-        replies: list[tuple[Reply, Position]] = [({}, (0, 0))] * len(operations)
-        left = len(operations)
-
-        def sink(place: int, reply: Reply, at: Position) -> None:
-            nonlocal left
-            replies[place] = (reply, at)
-            left -= 1
-            if left == 0:
-                self._answer_forward(node, number, replies)
-
-        for place, packed in enumerate(operations):
-            answer = partial(sink, place)
-            try:
-                if type(packed) is not bytes:
-                    raise BadRequest("a forwarded operation that is not bytes")
-                self.intake.add(packed, deadline_s, answer, remote=True)
-            except P2PError as error:
-                answer(error.to_wire(), (0, 0))
-
-    def _answer_forward(
-        self, node: str, number: int, replies: list[tuple[Reply, Position]]
-    ) -> None:
-        try:
-            self.links.send(node, {"type": "forwarded", "batch": number, "replies": replies})
-        except TooLarge as error:
-            self.links.drop(node, str(error))
-        self.kick()
-
-    def _on_forwarded(self, node: str, message: Message) -> None:
-        replies = [(dict(reply), (int(at[0]), int(at[1]))) for reply, at in message["replies"]]
-        if not self.intake.returned(message["batch"], replies):
-            self._ask_leader_from_s = self._loop.time() + PACE_S
-
-    def _on_read(self, node: str, message: Message) -> None:
-        number = message["number"]
-
-        def granted(index: int | None, error: P2PError | None) -> None:
-            self.links.send(node, {"type": "read_at", "number": number, "index": index})
-            self.kick()
-
-        if self.engine.role is Role.LEADER:
-            deadline_s = self._loop.time() + self.config.limits.hello_timeout_s
-            self.barrier.add(Waiter(deadline_s, granted, remote=True))
-        else:
-            granted(None, None)
-
-    def _on_read_at(self, node: str, message: Message) -> None:
-        index = message["index"]
-        if not self.barrier.told(message["number"], None if index is None else int(index)):
-            self._ask_leader_from_s = self._loop.time() + PACE_S
-
-    def _on_probe(self, node: str, message: Message) -> None:
-        if message["term"] == self.engine.raftCurrentTerm:
-            self.links.send(node, {**message, "type": "probed"})
-
-    def _on_probed(self, node: str, message: Message) -> None:
-        if self._leading and message["term"] == self.engine.raftCurrentTerm:
-            self.barrier.confirmed(message["round"], node)
-
-    _handlers = {  # noqa: RUF012 a constant table
-        "forward": _on_forward,
-        "forwarded": _on_forwarded,
-        "read": _on_read,
-        "read_at": _on_read_at,
-        "probe": _on_probe,
-        "probed": _on_probed,
-    }

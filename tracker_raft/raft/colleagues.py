@@ -1,0 +1,187 @@
+"""What trackers ask of each other beside Raft: to log operations, to grant a read, to confirm a
+term. Messages in, messages out; the bookkeeping is in :mod:`intake` and :mod:`reads`.
+
+::
+
+    forward    {"batch": n, "left_ms": ms, "ops": [bytes...]}      follower to leader
+    forwarded  {"batch": n, "replies": [[reply, [index, position]]...]}
+    read       {"number": n}                                       follower to leader
+    read_at    {"number": n, "index": i or nil: I do not lead}
+    probe      {"term": t, "round": n}                             leader to all
+    probed     {"term": t, "round": n}                             my term is t, too
+
+The deadline of a forwarded operation travels as the time left, so no clock is compared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Protocol
+
+from tracker_raft.config import WireLimits
+from tracker_raft.errors import BadRequest, P2PError, TooLarge
+from tracker_raft.raft.engine import Engine, Role
+from tracker_raft.raft.intake import NOWHERE, Intake, Position, Reply
+from tracker_raft.raft.reads import ReadBarrier, Waiter
+
+Message = dict[str, Any]
+
+PACE_S = 0.01
+"""Before a tracker that was told "I do not lead" asks the same leader again."""
+
+
+class Lines(Protocol):
+    """What is needed of the links."""
+
+    def send(self, node: str, message: Message) -> bool: ...
+    def drop(self, node: str, reason: str) -> None: ...
+
+
+class Colleagues:
+    """This tracker's side of those conversations. ``kick`` asks for a turn of the replica."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        intake: Intake,
+        barrier: ReadBarrier,
+        lines: Lines,
+        limits: WireLimits,
+        *,
+        now: Callable[[], float],
+        kick: Callable[[], None],
+    ) -> None:
+        self._engine = engine
+        self._intake = intake
+        self._barrier = barrier
+        self._lines = lines
+        self._limits = limits
+        self._now = now
+        self._kick = kick
+        self._ask_from_s = 0.0
+        self._handlers: dict[str, Callable[[str, Message], None]] = {
+            "forward": self._on_forward,
+            "forwarded": self._on_forwarded,
+            "read": self._on_read,
+            "read_at": self._on_read_at,
+            "probe": self._on_probe,
+            "probed": self._on_probed,
+        }
+
+    def received(self, node: str, message: Message) -> None:
+        """One message of a member; one that makes no sense costs it the link."""
+        kind = message.get("type")
+        handler = self._handlers.get(kind) if isinstance(kind, str) else None
+        if handler is None:
+            self._lines.drop(node, f"message type {kind!r}")
+            return
+        try:
+            handler(node, message)
+        except (BadRequest, KeyError, TypeError, ValueError) as error:
+            self._lines.drop(node, f"malformed {kind}: {error!r}")
+
+    # -- asking ----------------------------------------------------------------------------------
+
+    def ask_leader(self, leader: str | None, batch_bytes_max: int) -> None:
+        """Forward the operations and reads that wait here, unless told to wait a moment.
+
+        None: no leader is reachable, so what was asked of one will have to be asked again.
+        """
+        self._intake.leader_is(leader)
+        self._barrier.leader_is(leader)
+        now_s = self._now()
+        if leader is None or now_s < self._ask_from_s:
+            return
+        while batch := self._intake.take(batch_bytes_max):
+            left_s = max(pending.deadline_s for pending in batch) - now_s
+            message = {
+                "type": "forward",
+                "batch": self._intake.forwarded(batch, leader),
+                "left_ms": max(1, round(left_s * 1000)),
+                "ops": [pending.packed for pending in batch],
+            }
+            self._lines.send(leader, message)
+        if len(self._barrier):
+            number = self._barrier.ask_leader(leader)
+            self._lines.send(leader, {"type": "read", "number": number})
+
+    def ask_term(self, members: tuple[str, ...], round_after_s: float) -> None:
+        """As the leader: have the term confirmed for the reads that wait here.
+
+        Rounds asked longer than ``round_after_s`` ago are asked anew.
+        """
+        now_s = self._now()
+        self._barrier.retry_rounds(now_s - round_after_s)
+        if not len(self._barrier):
+            return
+        number = self._barrier.begin_round(self._engine.raftCommitIndex, now_s)
+        if number is not None:
+            probe = {"type": "probe", "term": self._engine.raftCurrentTerm, "round": number}
+            for node in members:
+                self._lines.send(node, probe)
+
+    # -- answering -------------------------------------------------------------------------------
+
+    def _on_forward(self, node: str, message: Message) -> None:
+        number, operations = message["batch"], message["ops"]
+        left_s = min(message["left_ms"] / 1000, self._limits.request_deadline_max_s)
+        deadline_s = self._now() + left_s
+        replies: list[tuple[Reply, Position]] = [({}, NOWHERE)] * len(operations)
+        left = len(operations)
+
+        def sink(place: int, reply: Reply, at: Position) -> None:
+            nonlocal left
+            replies[place] = (reply, at)
+            left -= 1
+            if left == 0:
+                self._answer_forward(node, number, replies)
+
+        for place, packed in enumerate(operations):
+            answer = partial(sink, place)
+            try:
+                if type(packed) is not bytes:
+                    raise BadRequest("a forwarded operation that is not bytes")
+                self._intake.add(packed, deadline_s, answer, remote=True)
+            except P2PError as error:
+                answer(error.to_wire(), NOWHERE)
+
+    def _answer_forward(
+        self, node: str, number: int, replies: list[tuple[Reply, Position]]
+    ) -> None:
+        try:
+            self._lines.send(node, {"type": "forwarded", "batch": number, "replies": replies})
+        except TooLarge as error:
+            self._lines.drop(node, str(error))
+        self._kick()
+
+    def _on_forwarded(self, node: str, message: Message) -> None:
+        replies = [(dict(reply), (int(at[0]), int(at[1]))) for reply, at in message["replies"]]
+        if not self._intake.returned(message["batch"], replies):
+            self._ask_from_s = self._now() + PACE_S
+
+    def _on_read(self, node: str, message: Message) -> None:
+        number = message["number"]
+
+        def granted(index: int | None, error: P2PError | None) -> None:
+            self._lines.send(node, {"type": "read_at", "number": number, "index": index})
+            self._kick()
+
+        if self._engine.role is Role.LEADER:
+            deadline_s = self._now() + self._limits.request_deadline_max_s
+            self._barrier.add(Waiter(deadline_s, granted, remote=True))
+        else:
+            granted(None, None)
+
+    def _on_read_at(self, node: str, message: Message) -> None:
+        index = message["index"]
+        if not self._barrier.told(message["number"], None if index is None else int(index)):
+            self._ask_from_s = self._now() + PACE_S
+
+    def _on_probe(self, node: str, message: Message) -> None:
+        if message["term"] == self._engine.raftCurrentTerm:
+            self._lines.send(node, {**message, "type": "probed"})
+
+    def _on_probed(self, node: str, message: Message) -> None:
+        if self._engine.leads and message["term"] == self._engine.raftCurrentTerm:
+            self._barrier.confirmed(message["round"], node)
