@@ -158,8 +158,13 @@ class Intake:
 
         None: no leader is reachable.
         """
+        for asked in {asked for asked, _ in self._forwarded.values()} - {leader}:
+            self.link_lost(asked)
+
+    def link_lost(self, node: str) -> None:
+        """The link to ``node`` broke: what was forwarded over it is tried again."""
         for number, (asked, batch) in list(self._forwarded.items()):
-            if asked != leader:
+            if asked == node:
                 del self._forwarded[number]
                 self._put_back(batch, unknown=True)
 

@@ -124,8 +124,13 @@ class ReadBarrier:
 
     def leader_is(self, leader: str | None) -> None:
         """What was asked of anyone else is to be asked again. None: no leader is reachable."""
+        for asked in {asked for asked, _ in self._asked.values()} - {leader}:
+            self.link_lost(asked)
+
+    def link_lost(self, node: str) -> None:
+        """The link to ``node`` broke: what was asked over it is to be asked again."""
         for number, (asked, waiters) in list(self._asked.items()):
-            if asked != leader:
+            if asked == node:
                 del self._asked[number]
                 self._waiting.extend(waiters)
 

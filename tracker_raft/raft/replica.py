@@ -353,6 +353,8 @@ class Replica:
 
     def link_down(self, node: str) -> None:
         self._guarded(self._outbox._onNodeDisconnected, self._nodes[node])
+        self.intake.link_lost(node)
+        self.barrier.link_lost(node)
         if not self._closed:
             self._watch.link_down(node)
         self.kick()
