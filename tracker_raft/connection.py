@@ -112,15 +112,19 @@ class Connection:
         """Send ``message`` under a fresh id and return its reply map.
 
         A reply with id 0 is the tracker's refusal of the connection or of the frame: nothing was
-        run. Raises :class:`ConnectionLost`, and :class:`~tracker_raft.errors.TooLarge` before
-        anything is sent; afterwards the connection is not usable.
+        run. Raises :class:`ConnectionLost`, after which the connection is not usable, and
+        :class:`~tracker_raft.errors.TooLarge` before anything is sent, after which it is.
         """
-        self.usable = False
-        number, self._next_id = self._next_id, self._next_id + 1
+        number = self._next_id
         outgoing = [{"id": number, **message}]
         if not self._greeted:
             outgoing.insert(0, HELLO)
-        self._send(outgoing, deadline)
+        data = b"".join(wire.encode(each, self._frame_bytes_max) for each in outgoing)
+        if self._log:
+            for each in outgoing:
+                self._log.debug("%s <- %s", self.address, wire.elide(each))
+        self.usable, self._next_id = False, number + 1
+        self._send(data, deadline)
         reply = self._receive(number, deadline)
         self.replies += 1
         self.usable = reply["id"] == number
@@ -155,11 +159,7 @@ class Connection:
     def __repr__(self) -> str:
         return f"<Connection {self.address} usable={self.usable} replies={self.replies}>"
 
-    def _send(self, messages: list[wire.Message], deadline: Deadline) -> None:
-        data = b"".join(wire.encode(message, self._frame_bytes_max) for message in messages)
-        if self._log:
-            for message in messages:
-                self._log.debug("%s <- %s", self.address, wire.elide(message))
+    def _send(self, data: bytes, deadline: Deadline) -> None:
         try:
             # 1 ms at least: a time-out of 0 means "do not block" to a socket, not "in time".
             self._sock.settimeout(max(deadline.left_s(), 0.001))
