@@ -1,0 +1,49 @@
+"""The piece-exchange peer: shares files and directories, and fetches them from many at once.
+
+::
+
+    from peer import Peer, fetch, share
+
+    with share("model.bin", "models/a", trackers=["127.0.0.1:7001"]):
+        ...                                             # served as long as the block runs
+    fetch("models/a", "copy.bin", trackers=["127.0.0.1:7001"])
+
+The rooms, in the order to read them:
+
+* :mod:`peer.swarm`: the brain of a download: facts in, decisions out; :mod:`peer.picker`: which
+  pieces next. Pure.
+* :mod:`peer.manifest`: what a file or a tree is; its hash is the content id.
+  :mod:`peer.pieces` numbers the pieces, :mod:`peer.ranges` keeps sets of such numbers. Pure.
+* :mod:`peer.messages`: what peers say to each other; :mod:`peer.link`: over what.
+* :mod:`peer.downloader`: carries out a download; :mod:`peer.source`: one connection of it;
+  :mod:`peer.store`: pieces on disk.
+* :mod:`peer.seeder`: serves pieces; :mod:`peer.shared`: of what; :mod:`peer.scan`: from a path
+  to a manifest; :mod:`peer.lease`: tells the trackers.
+* :mod:`peer.node`: puts it together: :class:`Peer`, :func:`share`, :func:`fetch`.
+* :mod:`peer.cli`: the commands.
+"""
+
+from __future__ import annotations
+
+from peer.downloader import Cancelled, Download, NoSource
+from peer.limits import PeerLimits
+from peer.manifest import FileEntry, Kind, Link, Manifest
+from peer.node import Peer, Shared, fetch, share
+from peer.progress import Fetched, Progress
+
+__all__ = [
+    "Cancelled",
+    "Download",
+    "Fetched",
+    "FileEntry",
+    "Kind",
+    "Link",
+    "Manifest",
+    "NoSource",
+    "Peer",
+    "PeerLimits",
+    "Progress",
+    "Shared",
+    "fetch",
+    "share",
+]

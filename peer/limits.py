@@ -1,0 +1,74 @@
+"""Bounds and timing of a peer. Units are in the names.
+
+:class:`ManifestLimits` belongs to the manifest format: a decoder that allowed less would refuse
+what others share, so these are no options. :class:`PeerLimits` concerns one process.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tracker_raft.commands import PIECE_BYTES_MIN
+from tracker_raft.config import KIB, MIB
+
+PEER_PROTOCOL_VERSION = 1
+"""Version of the peer protocol; the first frame of a connection says it."""
+
+
+@dataclass(frozen=True, slots=True)
+class ManifestLimits:
+    """What a manifest may describe."""
+
+    manifest_bytes_max: int = 64 * MIB
+    entries_max: int = 1_000_000
+    """Files, empty directories and links together."""
+    path_bytes_max: int = 4096
+    segment_bytes_max: int = 255
+    """One name between two slashes: what Linux file systems hold."""
+    target_bytes_max: int = 4095
+    size_max: int = 2**63 - 1
+    """Of one file, and of all files together."""
+    piece_bytes_min: int = PIECE_BYTES_MIN
+    piece_bytes_max: int = 4 * MIB
+    """A connection holds one piece in memory, so this bounds what a publisher can make it hold."""
+
+
+@dataclass(frozen=True, slots=True)
+class PeerLimits:
+    """How one peer serves and fetches. Times in seconds."""
+
+    frame_bytes_max: int = 64 * KIB
+    run_pieces_max: int = 64
+    run_bytes_max: int = 16 * MIB
+    """Most that one request may ask for."""
+    run_bytes_target: int = 2 * MIB
+    """What the picker asks for at once: large enough that a request costs nothing beside its
+    bytes, small enough that a lost peer gives little back."""
+    requests_in_flight_max: int = 8
+    """To one peer, over all connections to it."""
+
+    serve_connections_max: int = 256
+    """A thread each; connections beyond it are answered ``busy`` and closed."""
+    open_files_max: int = 128
+    """Descriptors kept open for files of more than one piece."""
+    hello_timeout_s: float = 5.0
+    idle_timeout_s: float = 120.0
+    """A connection without a request for this long is closed by the serving side."""
+    send_timeout_s: float = 30.0
+    """A reader that takes nothing for this long is closed."""
+
+    connect_timeout_s: float = 3.0
+    progress_timeout_s: float = 10.0
+    """A source must send at least ``progress_bytes_min`` in this time while it is asked."""
+    progress_bytes_min: int = 16 * KIB
+    fetch_peers_max: int = 16
+    connections_per_peer: int = 2
+    """Two overlap hashing with receiving; from ``many_peers`` on one each is enough."""
+    many_peers: int = 4
+    ask_interval_s: float = 1.5
+    """Between two questions to the trackers for more peers while a download runs."""
+    retry_min_s: float = 0.25
+    retry_max_s: float = 5.0
+    """Back-off, exponential with full jitter, before a lost peer is tried again."""
+    patience_s: float = 30.0
+    """A download with no source at all for this long fails."""

@@ -1,0 +1,145 @@
+"""The peers' vocabulary: what one peer asks of another (``docs/peer-protocol.md``). Pure.
+
+::
+
+    {"op": "hello", "id": 0, "protocol": 1, "peer": "a", "features": []}
+    {"op": "request", "id": 7, "content": <32 bytes>, "first": 40, "count": 4}
+    {"id": 7, "ok": {"bytes": 2097152}}                    and then 2097152 raw bytes
+    {"id": 7, "error": "not_found", "message": "..."}
+
+Frames are those of :mod:`tracker_raft.wire`, errors those of :mod:`tracker_raft.errors`. Replies
+come in the order of the requests of a connection. Unknown keys are ignored, unknown operations
+refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from peer.limits import PEER_PROTOCOL_VERSION, PeerLimits
+from tracker_raft import wire
+from tracker_raft.commands import (
+    INTEGER_MAX,
+    Operation,
+    check_content,
+    check_int,
+    check_peer,
+)
+from tracker_raft.errors import BadRequest, P2PError, UnknownOperation, Unsupported, from_wire
+
+LIMITS = PeerLimits()
+
+
+@dataclass(frozen=True, slots=True)
+class Hello(Operation):
+    """The first frame of a connection. Reply: the same keys but ``op``."""
+
+    op: ClassVar[str] = "hello"
+    protocol: int
+    peer: str
+    features: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if type(self.protocol) is not int or self.protocol != PEER_PROTOCOL_VERSION:
+            raise Unsupported(
+                f"peer protocol {self.protocol!r}, spoken here: {PEER_PROTOCOL_VERSION}"
+            )
+        check_peer(self.peer)
+
+
+@dataclass(frozen=True, slots=True)
+class GetManifest(Operation):
+    """Reply: ``{"bytes": n}``, then the encoded manifest. ``not_found`` when it is not here."""
+
+    op: ClassVar[str] = "manifest"
+    content: bytes
+
+    def __post_init__(self) -> None:
+        check_content("content", self.content)
+
+
+@dataclass(frozen=True, slots=True)
+class Have(Operation):
+    """Which pieces are here. Reply: ``{"complete": true}``, or ``{"complete": false, "bytes": n}``
+    and then a bitmap of n bytes, highest bit first (a million pieces do not fit a frame)."""
+
+    op: ClassVar[str] = "have"
+    content: bytes
+
+    def __post_init__(self) -> None:
+        check_content("content", self.content)
+
+
+@dataclass(frozen=True, slots=True)
+class Request(Operation):
+    """Consecutive pieces. Reply: ``{"bytes": n}``, then the pieces back to back.
+
+    ``not_found`` when one of them is not here, ``damaged`` when the file is not what was shared.
+    """
+
+    op: ClassVar[str] = "request"
+    content: bytes
+    first: int
+    count: int
+
+    def __post_init__(self) -> None:
+        check_content("content", self.content)
+        check_int("first", self.first, 0, INTEGER_MAX)
+        check_int("count", self.count, 1, LIMITS.run_pieces_max)
+
+
+BY_WORD: dict[str, type[Operation]] = {cls.op: cls for cls in (Hello, GetManifest, Have, Request)}
+
+
+def parse(message: Mapping[str, Any]) -> tuple[int, Operation]:
+    """The id and the operation of a request frame. Raises :class:`BadRequest`."""
+    number = check_int("id", message.get("id"), 0, INTEGER_MAX)
+    word = message.get("op")
+    cls = BY_WORD.get(word) if isinstance(word, str) else None
+    if cls is None:
+        raise UnknownOperation(f"operation {word!r} is not known to peers")
+    return number, cls.from_wire(message)
+
+
+def encode_request(number: int, operation: Operation) -> bytes:
+    return wire.encode({"id": number, **operation.to_wire()}, LIMITS.frame_bytes_max)
+
+
+def encode_ok(number: int, result: Mapping[str, Any]) -> bytes:
+    return wire.encode({"id": number, "ok": result}, LIMITS.frame_bytes_max)
+
+
+def encode_error(number: int, error: P2PError) -> bytes:
+    reply = error.to_wire()
+    reply["message"] = error.message[:2048]  # an error must fit its frame whatever it quotes
+    return wire.encode({"id": number, **reply}, LIMITS.frame_bytes_max)
+
+
+class Answered(P2PError):
+    """A peer answered a request with an error: :attr:`error`. It keeps to the protocol."""
+
+    def __init__(self, error: P2PError) -> None:
+        super().__init__(f"answered {error.code}: {error}")
+        self.error = error
+
+
+Result = Mapping[str, Any]
+
+
+def parse_reply(number: int, message: Mapping[str, Any]) -> Result:
+    """The result in the reply to request ``number``.
+
+    Raises :class:`Answered` with the error it carries, :class:`BadRequest` when it is no reply to
+    that request. An error with the id 0 ends the connection, whatever was asked.
+    """
+    found = message.get("id")
+    if "error" in message and found in (0, number):
+        raise Answered(from_wire(dict(message)))
+    if found != number:
+        raise BadRequest(f"reply has the id {found!r}, expected {number}")
+    result = message.get("ok")
+    if type(result) is not dict:
+        raise BadRequest(f"reply {number} has neither a result nor an error")
+    return result

@@ -1,0 +1,134 @@
+"""A set of numbers kept as ranges: what is free, what a peer has, what is verified. Pure.
+
+A download touches pieces in runs, so a few ranges describe millions of pieces: every question is
+a bisection, and the cost of a piece does not grow with the size of the file.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator
+
+
+class Ranges:
+    """Numbers as half-open ranges, sorted, apart from each other (never touching)."""
+
+    def __init__(self, *ranges: tuple[int, int]) -> None:
+        self._starts: list[int] = []
+        self._ends: list[int] = []
+        self.count = 0
+        for start, end in ranges:
+            self.add(start, end)
+
+    @classmethod
+    def from_bitmap(cls, bitmap: bytes, count: int) -> Ranges:
+        """Number i is bit ``7 - i % 8`` of byte ``i // 8``; from ``count`` on all is ignored."""
+        ranges = cls()
+        start: int | None = None
+        for number in range(min(count, len(bitmap) * 8)):
+            if bitmap[number >> 3] & (0x80 >> (number & 7)):
+                if start is None:
+                    start = number
+            elif start is not None:
+                ranges._append(start, number)
+                start = None
+        if start is not None:
+            ranges._append(start, min(count, len(bitmap) * 8))
+        return ranges
+
+    def to_bitmap(self, count: int) -> bytes:
+        """The reverse of :meth:`from_bitmap`, ``ceil(count / 8)`` bytes."""
+        bitmap = bytearray((count + 7) // 8)
+        for start, end in self:
+            for number in range(start, min(end, count)):
+                bitmap[number >> 3] |= 0x80 >> (number & 7)
+        return bytes(bitmap)
+
+    def _append(self, start: int, end: int) -> None:
+        self._starts.append(start)
+        self._ends.append(end)
+        self.count += end - start
+
+    def add(self, start: int, end: int) -> None:
+        """Put ``start`` to ``end - 1`` in; what is in already stays."""
+        if start >= end:
+            return
+        left = bisect_left(self._ends, start)
+        right = bisect_right(self._starts, end)
+        if left < right:
+            start = min(start, self._starts[left])
+            end = max(end, self._ends[right - 1])
+        self.count += end - start - self._width(left, right)
+        self._starts[left:right] = [start]
+        self._ends[left:right] = [end]
+
+    def remove(self, start: int, end: int) -> None:
+        """Take ``start`` to ``end - 1`` out; what is not in is ignored."""
+        if start >= end:
+            return
+        left = bisect_right(self._ends, start)
+        right = bisect_left(self._starts, end)
+        if left >= right:
+            return
+        before = self._width(left, right)
+        kept = [
+            (a, b) for a, b in ((self._starts[left], start), (end, self._ends[right - 1])) if a < b
+        ]
+        self.count += sum(b - a for a, b in kept) - before
+        self._starts[left:right] = [a for a, _ in kept]
+        self._ends[left:right] = [b for _, b in kept]
+
+    def _width(self, left: int, right: int) -> int:
+        return sum(self._ends[left:right]) - sum(self._starts[left:right])
+
+    def at(self, number: int) -> tuple[int, int] | None:
+        """The part from ``number`` to the end of the range it is in, or None if it is not in."""
+        place = bisect_right(self._starts, number) - 1
+        if place < 0 or number >= self._ends[place]:
+            return None
+        return number, self._ends[place]
+
+    def nth(self, place: int) -> tuple[int, int]:
+        """The range with this index, 0 to ``len(self) - 1``."""
+        return self._starts[place], self._ends[place]
+
+    def overlap(self, other: Ranges) -> Ranges:
+        """What is in both."""
+        both = Ranges()
+        mine = theirs = 0
+        while mine < len(self) and theirs < len(other):
+            start = max(self._starts[mine], other._starts[theirs])
+            end = min(self._ends[mine], other._ends[theirs])
+            if start < end:
+                both._append(start, end)
+            if self._ends[mine] <= other._ends[theirs]:
+                mine += 1
+            else:
+                theirs += 1
+        return both
+
+    def __contains__(self, number: int) -> bool:
+        return self.at(number) is not None
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        return zip(self._starts, self._ends, strict=True)
+
+    def __len__(self) -> int:
+        """How many ranges; :attr:`count` says how many numbers."""
+        return len(self._starts)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Ranges):
+            return NotImplemented
+        return self._starts == other._starts and self._ends == other._ends
+
+    __hash__ = None  # type: ignore[assignment]  # mutable
+
+    def __str__(self) -> str:
+        """``0-4, 7, 9-11``, the first eight ranges."""
+        shown = [f"{a}-{b - 1}" if b - a > 1 else f"{a}" for a, b in list(self)[:8]]
+        more = len(self) - len(shown)
+        return ", ".join(shown) + (f" and {more} more ranges" if more > 0 else "")
+
+    def __repr__(self) -> str:
+        return f"<Ranges {self}>"

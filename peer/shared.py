@@ -1,0 +1,100 @@
+"""Contents that a peer serves: what a seeder needs to know of them, and files shared in place."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Protocol
+
+from peer.files import OpenFiles
+from peer.manifest import Manifest, content_id
+from peer.scan import Scanned, SourceFile
+from tracker_raft.errors import Damaged, LocalError
+
+
+class Content(Protocol):
+    """One content that can be served, whole or in part. Used by many threads at once."""
+
+    @property
+    def id(self) -> bytes: ...
+
+    @property
+    def manifest(self) -> Manifest: ...
+
+    @property
+    def encoded(self) -> bytes:
+        """The encoded manifest."""
+
+    def bitmap(self) -> bytes | None:
+        """The pieces that are here, highest bit first; None when all are."""
+
+    def check(self, file: int) -> None:
+        """Raises :class:`Damaged` when a file is not what its manifest says any more."""
+
+    def open(self, file: int) -> AbstractContextManager[int]:
+        """The descriptor of a file, valid inside the ``with``. Raises :class:`Damaged`."""
+
+
+class SharedFiles:
+    """A complete content, served from the files it was made of. Nothing is copied.
+
+    Size and modification time are compared with those at hashing before anything of a file is
+    sent, so that a changed file is answered with an error and not with wrong bytes.
+    """
+
+    def __init__(self, scanned: Scanned, open_files: OpenFiles) -> None:
+        self.manifest = scanned.manifest
+        self.encoded = scanned.manifest.encode()
+        self.id = content_id(self.encoded)
+        self._sources = scanned.sources
+        self._open_files = open_files
+
+    def bitmap(self) -> bytes | None:
+        return None
+
+    def check(self, file: int) -> None:
+        source = self._sources[file]
+        with _as_damage(source):
+            source.check(os.stat(source.path))  # noqa: PTH116  # a Path would double the cost
+
+    @contextmanager
+    def open(self, file: int) -> Iterator[int]:
+        source = self._sources[file]
+
+        def opener() -> int:
+            with _as_damage(source):
+                return _open(source)
+
+        if source.size > self.manifest.piece_bytes:
+            with self._open_files.use((self.id, file), opener) as fd:
+                yield fd
+            return
+        fd = opener()  # read once by each fetch: not worth a place among those kept open
+        try:
+            yield fd
+        finally:
+            os.close(fd)
+
+    def __repr__(self) -> str:
+        return f"<SharedFiles {self.id.hex()[:8]} {self.manifest}>"
+
+
+def _open(source: SourceFile) -> int:
+    fd = os.open(source.path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        source.check(os.fstat(fd))
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+@contextmanager
+def _as_damage(source: SourceFile) -> Iterator[None]:
+    try:
+        yield
+    except LocalError as error:
+        raise Damaged(str(error)) from error
+    except OSError as error:
+        raise Damaged(f"{source.path} cannot be read: {error.strerror}") from error
