@@ -1,9 +1,9 @@
 """The connections between trackers: framing, identity, keeping them up. No PySyncObj here.
 
 One live link for each pair of members. Of a pair the member with the greater id dials, with
-exponential back-off; the other listens. The first frame either way is a ``hello`` that names
-cluster, node and *boot*, a random id of this run of the process: a member that answers with
-another boot is not the process we knew.
+exponential back-off; the other listens, and shows up with a probe when it starts. The first
+frame either way is a ``hello`` that names cluster, node and *boot*, a random id of this run of
+the process: a member that answers with another boot is not the process we knew.
 
 Frames are those of :mod:`tracker_raft.wire`; ``docs/links.md`` lists the messages. What does not
 decode, is over its limit or comes from a stranger closes the connection and is logged once; it
@@ -14,6 +14,7 @@ the cluster's name can claim a free member id: hence loopback unless asked other
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import random
 import socket
@@ -139,7 +140,9 @@ class Link(asyncio.Protocol):
             self._timer = None
         if self.expected is None:
             self._say_hello()
-        if not hello.probe:
+        if hello.probe:
+            self.links.heard_of(hello.node)
+        else:
             self.links.adopt(self)
 
     def send(self, message: Message) -> None:
@@ -193,6 +196,8 @@ class Links:
         self._boots: dict[str, str] = {}
         self._strangers: set[Link] = set()
         self._tasks: list[asyncio.Task[None]] = []
+        self._wanted: dict[str, asyncio.Event] = {}
+        """Set for a member this node dials when that member was heard of: dial it now."""
         self._server: asyncio.Server | None = None
 
     async def start(self) -> None:
@@ -208,7 +213,10 @@ class Links:
             ) from error
         for node, address in self.others.items():
             if node < self.config.node:
+                self._wanted[node] = asyncio.Event()
                 self._tasks.append(self.loop.create_task(self._keep_dialling(node, address)))
+            else:
+                self._tasks.append(self.loop.create_task(self._show_up(node)))
         self._tasks.append(self.loop.create_task(self._keep_alive()))
 
     async def close(self) -> None:
@@ -274,6 +282,11 @@ class Links:
         self.endpoints[node] = link.hello.endpoint
         self.owner.link_up(node, other_run=other_run)
 
+    def heard_of(self, node: str) -> None:
+        """A member this node is not linked to asked who runs here."""
+        if node in self._wanted and node not in self._live:
+            self._wanted[node].set()
+
     def gone(self, link: Link) -> None:
         self._strangers.discard(link)
         if link.hello is not None and self._live.get(link.hello.node) is link:
@@ -297,8 +310,15 @@ class Links:
                 await link.done
                 if link.hello is not None:
                     wait_s = timing.reconnect_min_s
-            await asyncio.sleep(wait_s * random.uniform(0.5, 1.0))
+            self._wanted[node].clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(wait_s * random.uniform(0.5, 1.0)):
+                    await self._wanted[node].wait()
             wait_s = min(wait_s * 2, timing.reconnect_max_s)
+
+    async def _show_up(self, node: str) -> None:
+        """Let a member that dials this one know that it runs (again), so that it dials now."""
+        await self.reconnect(node)
 
     async def reconnect(self, node: str) -> Reconnect:
         """One attempt to reach the process of ``node``: is it the run we knew?"""

@@ -313,8 +313,8 @@ class Replica:
         due_s = self.engine.deadline()
         if not self._nodes:
             due_s = now_s + self.config.timing.heartbeat_s
-        if due_s <= now_s:  # the tick just now could not act on it: nobody is linked
-            due_s = now_s + WAITING_S
+        if due_s <= now_s:  # the tick just now could not act on it: nobody is linked, a link kicks
+            due_s = now_s + self.config.timing.heartbeat_s
         pending_s = self.intake.next_deadline_s()
         if pending_s is not None:
             due_s = min(due_s, pending_s)
