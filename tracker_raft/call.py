@@ -27,6 +27,11 @@ from tracker_raft.errors import (
 from tracker_raft.request_session import RequestSession
 
 
+ANSWER_MARGIN_S = 0.1
+"""Between the end of a tracker's time for an attempt and the end of the client's patience; a tenth
+of the time left when that is less."""
+
+
 @dataclass(frozen=True, slots=True)
 class Reply:
     """What a tracker answered. ``index`` and ``position`` say which log entry it reflects."""
@@ -59,8 +64,12 @@ class Call:
     declined: dict[Address, P2PError] = field(default_factory=dict)
     """Of those, the ones that answered but could not serve or settle it."""
 
-    def envelope(self, seen: int) -> wire.Message:
-        """The request map of an attempt made now, without its id."""
+    def envelope(self, seen: int, waiting: Deadline) -> wire.Message:
+        """The request map, without its id, of an attempt that waits until ``waiting``.
+
+        The tracker is given a little less time than that: its "no leader, not run" must arrive
+        before the client gives up on it, for silence after a write says much less.
+        """
         message = self.operation.to_wire()
         if self.session is not None:
             message["session"] = self.session.session
@@ -70,7 +79,9 @@ class Call:
             message["level"] = str(self.level)
             if self.level is Level.SESSION:
                 message["seen"] = seen
-        message["deadline_ms"] = max(1, round(self.deadline.left_s() * 1000))
+        left_s = waiting.left_s()
+        left_s -= min(ANSWER_MARGIN_S, left_s / 10)
+        message["deadline_ms"] = max(1, int(left_s * 1000))
         return message
 
     def note_lost(self, address: Address, lost: ConnectionLost) -> None:

@@ -221,7 +221,7 @@ class Requester:
     def _request(self, connection: Connection, call: Call) -> wire.Message:
         try:
             waiting = call.deadline.within(self._config.attempt_timeout_s)
-            return connection.request(call.envelope(self.seen), waiting)
+            return connection.request(call.envelope(self.seen, waiting), waiting)
         finally:
             self._pool.give_back(connection)
 
