@@ -70,7 +70,7 @@ def figures(result: harness.Result) -> dict[str, Any]:
 @click.option("--mib", default=1024, show_default=True, type=click.IntRange(1))
 @click.option("--runs", default=5, show_default=True, type=click.IntRange(1))
 @click.option("--trackers", default=3, show_default=True, type=click.IntRange(1))
-@click.option("--dir", "base", type=click.Path(path_type=Path), help="Where the files lie.")
+@click.option("--dir", "base", type=Path, metavar="DIR", help="Where the files lie.")
 @click.option("--json", "as_json", is_flag=True, help="Print the whole result as JSON.")
 def download(mib: int, runs: int, trackers: int, base: Path | None, as_json: bool) -> None:
     """One peer to one peer, beside a plain sendfile copy over loopback."""
