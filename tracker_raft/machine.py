@@ -31,7 +31,6 @@ from typing import Any, Final
 from tracker_raft import snapshot_format
 from tracker_raft.commands import (
     RENEW_MANY,
-    WRITES,
     CloseSession,
     Complete,
     Join,
@@ -53,7 +52,15 @@ from tracker_raft.sessions import SessionTable
 from tracker_raft.swarm_table import SwarmTable
 
 _LIMITS: Final = MachineLimits()
-_LOGGED: Final[dict[str, type[Operation]]] = {cls.op: cls for cls in WRITES}
+
+SessionWrite = Publish | Remove | Join | Complete | Leave | CloseSession
+"""What runs inside of a request session; with ``open_session`` and ``renew``, all of the log."""
+
+_SESSION_WRITES: Final[dict[str, type[SessionWrite]]] = {
+    cls.op: cls for cls in (Publish, Remove, Join, Complete, Leave, CloseSession)
+}
+LOG_WORDS: Final = frozenset({*_SESSION_WRITES, OpenSession.op, RENEW_MANY})
+"""Every word that may stand in an entry. Any other stops the node."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +140,7 @@ class TrackerMachine:
         self._sessions.record(session, seq, reply)
         return reply
 
-    def _run(self, operation: Operation) -> dict[str, Any]:
+    def _run(self, operation: SessionWrite) -> dict[str, Any]:
         match operation:
             case Publish():
                 return self._registry.publish(operation)
@@ -148,7 +155,6 @@ class TrackerMachine:
             case CloseSession():
                 self._sessions.close(operation.target)
                 return {}
-        raise BadRequest(f"{operation.op!r} is not an operation of the log")
 
     # -- reads ------------------------------------------------------------------------------------
 
@@ -271,13 +277,13 @@ def _unknown_word(entry: Entry) -> str | None:
     """
     for operation in entry.operations:
         word = operation.body.get("op")
-        if type(word) is str and word not in _LOGGED and word != RENEW_MANY:
+        if type(word) is str and word not in LOG_WORDS:
             return word
     return None
 
 
-def _parse(body: dict[str, Any]) -> Operation:
+def _parse(body: dict[str, Any]) -> SessionWrite:
     word = body.get("op")
     if type(word) is not str:
         raise BadRequest(f"op is {type(word).__name__}, expected a word")
-    return _LOGGED[word].from_wire(body)
+    return _SESSION_WRITES[word].from_wire(body)

@@ -8,12 +8,21 @@ import msgpack
 import pytest
 from machine_driver import Driver, content, join, publish
 
-from tracker_raft.commands import List, Lookup, Peers, Publish, Status, check_text
+from tracker_raft.commands import (
+    RENEW_MANY,
+    WRITES,
+    List,
+    Lookup,
+    Peers,
+    Publish,
+    Status,
+    check_text,
+)
 from tracker_raft.config import MachineLimits
 from tracker_raft.digest import Digest
 from tracker_raft.entries import pack_entry, pack_operation
 from tracker_raft.errors import BadRequest, NotFound
-from tracker_raft.machine import Applied, TrackerMachine
+from tracker_raft.machine import LOG_WORDS, Applied, TrackerMachine
 
 
 def test_a_new_machine_is_empty_and_the_same_everywhere() -> None:
@@ -94,6 +103,11 @@ def test_what_this_version_does_not_know_stops_the_node_before_any_change(entry:
     assert "newer version" in applied.stop
     assert driver.machine.state_hash == before
     assert (driver.machine.applied, driver.machine.time_ms) == (1, 0)
+
+
+def test_every_write_of_the_vocabulary_is_known_to_the_machine() -> None:
+    """If this fails, a leader logs an operation that stops every tracker, itself included."""
+    assert {RENEW_MANY, *(cls.op for cls in WRITES)} == LOG_WORDS
 
 
 @pytest.mark.parametrize("op", [None, 5, b"publish", ["publish"]])
