@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 import secrets
 import socket
 import threading
@@ -31,7 +32,7 @@ from peer.shared import Content, SharedFiles
 from peer.trackers import PeerFinder, Trackers
 from tracker_raft.client import TrackerClient
 from tracker_raft.commands import FileRecord, check_name, check_peer, parse_content_hex
-from tracker_raft.config import Address, is_loopback
+from tracker_raft.config import Address, require_loopback
 from tracker_raft.errors import BadRequest, LocalError, NotFound
 
 ANY_PORT = "127.0.0.1:0"
@@ -66,6 +67,7 @@ class Peer:
     ``peer_id``: who it is in every swarm; None makes one up.
     ``zone``: a label, told to the trackers.
     ``insecure``: allow to listen beyond this machine, to anybody.
+    Raises :class:`BadRequest` for what of these is not valid; nothing was started.
     ``client``: the trackers as an object that the caller keeps and closes; ``trackers`` is then
     not used.
     """
@@ -85,6 +87,13 @@ class Peer:
     ) -> None:
         self.id = check_peer(peer_id) if peer_id is not None else _new_peer_id()
         self._bind = _parse_bind(bind)
+        require_loopback("peer address", self._bind, insecure)
+        if advertise is None and self._bind.host in _WILDCARDS:
+            raise BadRequest(
+                f"listening on {self._bind} leaves open what other peers are told: "
+                f"give the address to advertise"
+            )
+        _advertised(advertise, Address(self._bind.host, 1))
         self._advertise = advertise
         self._zone = zone
         self._insecure = insecure
@@ -233,11 +242,6 @@ class Peer:
             if self._closed:
                 raise LocalError("this peer is closed")
             if self._serving is None:
-                if self._advertise is None and self._bind.host in _WILDCARDS:
-                    raise BadRequest(
-                        f"listening on {self._bind} leaves open what other peers are told: "
-                        f"give the address to advertise"
-                    )
                 seeder = Seeder(
                     self.id,
                     self._contents,
@@ -245,11 +249,7 @@ class Peer:
                     insecure=self._insecure,
                     limits=self._limits,
                 )
-                try:
-                    address = _advertised(self._advertise, seeder.address)
-                except BaseException:
-                    seeder.close()
-                    raise
+                address = _advertised(self._advertise, seeder.address)
                 lease = Lease(
                     self._trackers,
                     self.id,
@@ -306,8 +306,9 @@ def _parse_bind(text: str) -> Address:
 
 
 def _advertised(advertise: str | None, listening: Address) -> Address:
+    """What other peers are told: ``host:port``, or ``host`` with the port listened on."""
     if advertise is None:
         return listening
-    if ":" in advertise and not advertise.endswith("]") and not is_loopback(advertise):
+    if re.search(r":\d+$", advertise):
         return Address.parse(advertise)
     return Address.parse(f"{advertise}:{listening.port}")
