@@ -191,12 +191,17 @@ class Cluster:
         self._processes.kill(self._place(node).node)
 
     def pause(self, node: str) -> None:
-        """SIGSTOP: it keeps its sockets and says nothing. :class:`LocalError` if it is dead."""
-        self._signal(node, signal.SIGSTOP)
+        """SIGSTOP: it keeps its sockets and says nothing; stands still on return.
+
+        Raises :class:`LocalError` if it is dead.
+        """
+        if not self._processes.pause(self._place(node).node):
+            raise LocalError(f"{node} is not running; nothing was done")
 
     def resume(self, node: str) -> None:
         """SIGCONT: a paused node goes on; no change for another. :class:`LocalError` if dead."""
-        self._signal(node, signal.SIGCONT)
+        if not self._processes.signal(self._place(node).node, signal.SIGCONT):
+            raise LocalError(f"{node} is not running; nothing was done")
 
     def terminate(self, node: str, grace_s: float = STOP_GRACE_S) -> None:
         """SIGTERM: it hands leadership over and stops; gone on return.
@@ -266,7 +271,3 @@ class Cluster:
             if place.node == node:
                 return place
         raise BadRequest(f"no node {node!r} in this cluster; it has {', '.join(self.nodes)}")
-
-    def _signal(self, node: str, number: signal.Signals) -> None:
-        if not self._processes.signal(self._place(node).node, number):
-            raise LocalError(f"{node} is not running; nothing was done")

@@ -32,8 +32,8 @@ from tracker_raft.errors import LocalError
 LOG_BYTES_MAX = 16 * 1024 * 1024
 """A longer log is set aside as ``.log.1`` when its node is started."""
 GONE_POLL_S = 0.005
-KILL_TIMEOUT_S = 10.0
-"""SIGKILL works at once unless the process hangs in the kernel."""
+KILL_TIMEOUT_S = STOP_TIMEOUT_S = 10.0
+"""SIGKILL and SIGSTOP work at once unless the process hangs in the kernel."""
 
 
 class Processes:
@@ -66,11 +66,7 @@ class Processes:
         process = self.find(place.node)
         if process is None:
             return NodeReport(place, None)
-        try:
-            paused = process.status() == psutil.STATUS_STOPPED
-        except psutil.NoSuchProcess:
-            return NodeReport(place, None)
-        return NodeReport(place, process.pid, paused)
+        return NodeReport(place, process.pid, _is_stopped(process))
 
     def exit_status(self, node: str) -> int | None:
         """How the node ended; None if it did not or was not started here."""
@@ -133,6 +129,17 @@ class Processes:
             ) from None
         return True
 
+    def pause(self, node: str) -> bool:
+        """SIGSTOP and wait until it stands still; False if it does not run."""
+        if not self.signal(node, signal.SIGSTOP):
+            return False
+        until = time.monotonic() + STOP_TIMEOUT_S
+        while (process := self.find(node)) is not None and not _is_stopped(process):
+            if time.monotonic() >= until:
+                raise LocalError(f"{node} still runs {STOP_TIMEOUT_S} s after SIGSTOP")
+            time.sleep(GONE_POLL_S)
+        return process is not None
+
     def wait_gone(self, node: str, timeout_s: float) -> bool:
         """Wait until the process has ended; False if it still runs after ``timeout_s``."""
         until = time.monotonic() + timeout_s
@@ -178,6 +185,13 @@ class Processes:
                 # Not ours to wait for any more; without this Popen complains when it is dropped.
                 child.returncode = 0
         self._children.clear()
+
+
+def _is_stopped(process: psutil.Process) -> bool:
+    try:
+        return bool(process.status() == psutil.STATUS_STOPPED)
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _environment() -> dict[str, str]:
