@@ -42,5 +42,6 @@ def test_the_ten_lines_of_python_run_as_written(tmp_path: Path) -> None:
     )
 
     assert run.returncode == 0, run.stderr
-    assert run.stdout == (tmp_path / "hello.txt").read_text(encoding="utf-8")
+    assert run.stdout == "docs/hello@v1 from many, to many\n"
+    assert run.stdout.strip() in README, "the README says what it prints"
     assert (tmp_path / "copy.txt").read_bytes() == (tmp_path / "hello.txt").read_bytes()
