@@ -26,10 +26,9 @@ from tracker_raft.errors import (
 )
 from tracker_raft.request_session import RequestSession
 
-
 ANSWER_MARGIN_S = 0.1
-"""Between the end of a tracker's time for an attempt and the end of the client's patience; a tenth
-of the time left when that is less."""
+"""Between the end of a tracker's time for an attempt and the end of the client's patience; a
+quarter of the time left when that is less."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +79,7 @@ class Call:
             if self.level is Level.SESSION:
                 message["seen"] = seen
         left_s = waiting.left_s()
-        left_s -= min(ANSWER_MARGIN_S, left_s / 10)
+        left_s -= min(ANSWER_MARGIN_S, left_s / 4)
         message["deadline_ms"] = max(1, int(left_s * 1000))
         return message
 

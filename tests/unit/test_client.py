@@ -15,7 +15,6 @@ import fake_tracker as fake
 import pytest
 from fake_tracker import FakeCluster, FakeTracker, dead_address
 
-from tracker_raft import requester
 from tracker_raft.client import Published, TrackerClient
 from tracker_raft.commands import Level, Lookup
 from tracker_raft.config import Address, ClientConfig
@@ -31,22 +30,25 @@ from tracker_raft.errors import (
     TooLarge,
     Unsupported,
 )
+from tracker_raft.requester import CLOSE_SESSION_S, LAST_ROUND_S
 
 CONTENT = bytes(range(32))
-QUICK = ClientConfig(
-    deadline_s=5.0,
-    attempt_timeout_s=0.15,
+PATIENT = ClientConfig(
+    deadline_s=10.0,
+    attempt_timeout_s=5.0,
     connect_timeout_s=0.5,
     backoff_max_s=0.02,
     breaker_open_min_s=0.02,
     breaker_open_max_s=0.1,
 )
+QUICK = replace(PATIENT, attempt_timeout_s=0.15)
+"""For trackers that are silent on purpose; a busy machine is silent for a moment too."""
 MARGIN_S = 0.5
 """How late a call may end on a busy machine."""
 
 
 def client(
-    *trackers: FakeTracker | Address, config: ClientConfig = QUICK, first: int | None = 0
+    *trackers: FakeTracker | Address, config: ClientConfig = PATIENT, first: int | None = 0
 ) -> TrackerClient:
     """A client whose ring begins with ``trackers[first]`` (the seed is looked for)."""
     addresses = [t.address if isinstance(t, FakeTracker) else t for t in trackers]
@@ -204,7 +206,11 @@ def test_the_next_tracker_serves_when_one_is_killed() -> None:
 )
 def test_trouble_with_one_tracker_is_served_by_the_next(trouble: fake.Behaviour) -> None:
     """Broken: one tracker's trouble becomes the caller's, or costs more than one time-out."""
-    with FakeTracker(always=trouble) as one, FakeTracker() as two, client(one, two) as tracker:
+    with (
+        FakeTracker(always=trouble) as one,
+        FakeTracker() as two,
+        client(one, two, config=QUICK) as tracker,
+    ):
         began = time.monotonic()
         publish(tracker)
         assert tracker.endpoint == two.address
@@ -257,7 +263,7 @@ def test_busy_comes_back_when_it_was_told_to() -> None:
 
 def test_a_dead_tracker_is_left_alone_and_then_probed() -> None:
     """Broken: each new call waits for the dead tracker again, or it is never asked again."""
-    config = replace(QUICK, breaker_failures=1, breaker_open_min_s=60.0, breaker_open_max_s=60.0)
+    config = replace(PATIENT, breaker_failures=1, breaker_open_min_s=60.0, breaker_open_max_s=60.0)
     now = [0.0]
     with FakeTracker() as one, FakeTracker() as two:
         addresses = [one.address, two.address]
@@ -281,7 +287,11 @@ def test_a_dead_tracker_is_left_alone_and_then_probed() -> None:
 def test_status_asks_exactly_the_tracker_named() -> None:
     """Broken: the status of a dead or paused tracker is another one's."""
     gone = dead_address()
-    with FakeTracker() as one, FakeTracker(always=fake.silent) as paused, client(one) as tracker:
+    with (
+        FakeTracker() as one,
+        FakeTracker(always=fake.silent) as paused,
+        client(one, config=QUICK) as tracker,
+    ):
         assert tracker.status(one.address) == {}
         with pytest.raises(NoTracker, match=f"{gone} refused the connection"):
             tracker.status(gone)
@@ -300,11 +310,11 @@ def test_status_asks_exactly_the_tracker_named() -> None:
 def test_unreachable_trackers_are_each_named_with_what_happened() -> None:
     """Broken: "it does not work" instead of which tracker, what, and whether anything was done."""
     gone = dead_address()
-    with FakeTracker(always=fake.silent) as mute, client(gone, mute) as tracker:
+    with FakeTracker(always=fake.silent) as mute, client(gone, mute, config=QUICK) as tracker:
         with pytest.raises(NoTracker) as caught:
             publish(tracker, deadline_s=0.4)
         text = str(caught.value)
-        assert text.startswith("publish did not happen: no tracker answered in 0.4")
+        assert text.startswith("publish did not happen: no tracker answered in 0.")
         assert f"{gone} refused the connection" in text
         assert f"{mute.address} was silent for 0." in text
 
@@ -314,22 +324,22 @@ def test_the_deadline_holds_when_all_are_silent() -> None:
     with (
         FakeTracker(always=fake.silent) as one,
         FakeTracker(always=fake.silent) as two,
-        client(one, two) as tracker,
+        client(one, two, config=QUICK) as tracker,
     ):
         began = time.monotonic()
         with pytest.raises(NoTracker):
             tracker.lookup("a", deadline_s=0.4)
-        assert 0.4 <= time.monotonic() - began < 0.4 + MARGIN_S
+        assert 0.4 - LAST_ROUND_S <= time.monotonic() - began < 0.4 + MARGIN_S
         assert all(0 < r["deadline_ms"] <= 400 for r in one.requests + two.requests)
 
 
 def test_a_tracker_is_told_to_answer_before_the_client_gives_up_on_it() -> None:
     """Broken: a tracker without a leader is taken for a silent one, and "not run" for unknown."""
-    with FakeTracker() as one, client(one) as tracker:
+    with FakeTracker() as one, client(one, config=QUICK) as tracker:
         tracker.peers(CONTENT)
         tracker.peers(CONTENT, deadline_s=0.05)
         told = [request["deadline_ms"] for request in one.requests]
-        assert 100 <= told[0] <= QUICK.attempt_timeout_s * 900 and 1 <= told[1] <= 45
+        assert 1 <= told[0] <= QUICK.attempt_timeout_s * 750 and 1 <= told[1] <= 37
 
 
 def test_what_the_trackers_said_last_is_the_error() -> None:
@@ -345,7 +355,7 @@ def test_what_the_trackers_said_last_is_the_error() -> None:
 
 def test_a_frame_over_the_limit_is_not_sent() -> None:
     """Broken: a request that the tracker must refuse is sent, and its connection lost."""
-    config = replace(QUICK, frame_bytes_max=150)
+    config = replace(PATIENT, frame_bytes_max=150)
     with FakeTracker() as one, client(one, config=config) as tracker:
         with pytest.raises(TooLarge, match="limit 150; not sent"):
             publish(tracker, "a" * 200)
@@ -357,7 +367,7 @@ def test_a_frame_over_the_limit_is_not_sent() -> None:
 def test_a_closed_client_refuses_and_frees_those_who_wait() -> None:
     """Broken: closing leaves threads waiting, sockets open or a request session behind."""
     with FakeTracker() as one:
-        tracker = client(one, config=replace(QUICK, attempt_timeout_s=5.0))
+        tracker = client(one)
         publish(tracker)
         arrived = threading.Event()
         one.script(lambda line, request: arrived.set())
@@ -381,7 +391,7 @@ def test_closing_waits_no_longer_than_half_a_second() -> None:
         one.always = fake.silent
         began = time.monotonic()
         tracker.close()
-        assert time.monotonic() - began < requester.CLOSE_SESSION_S + MARGIN_S
+        assert time.monotonic() - began < CLOSE_SESSION_S + MARGIN_S
         assert one.words()[-1] == "close_session"
 
 
@@ -410,7 +420,7 @@ def test_hello_and_first_request_travel_together() -> None:
 
 def test_a_tracker_restarted_between_calls_costs_no_failure() -> None:
     """Broken: a stale pooled connection counts against a healthy tracker, or moves the client."""
-    config = replace(QUICK, breaker_failures=1)
+    config = replace(PATIENT, breaker_failures=1)
     with FakeTracker() as one, FakeTracker() as two, client(one, two, config=config) as tracker:
         tracker.peers(CONTENT)
         one.hang_up_all()
@@ -438,7 +448,7 @@ def test_sixteen_threads_share_one_client() -> None:
         seqs = [r["seq"] for r in one.requests if r["op"] == "publish"]
         assert sorted(seqs) == list(range(1, 161))
         shown = re.search(rf"idle={{'{one.address}': (\d+)}} in_use=0", repr(tracker._requester))
-        assert shown and 1 <= int(shown[1]) <= QUICK.idle_connections_max
+        assert shown and 1 <= int(shown[1]) <= PATIENT.idle_connections_max
 
 
 def test_a_forked_child_uses_nothing_of_its_parent(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import fake_tracker as fake
@@ -10,12 +11,14 @@ import pytest
 from fake_tracker import FakeCluster, FakeTracker
 from test_client import CONTENT, QUICK, client, publish
 
+from tracker_raft import wire
 from tracker_raft.commands import CloseSession
 from tracker_raft.deadline import Deadline
 from tracker_raft.errors import (
     Busy,
     Conflict,
     LimitReached,
+    NoLeader,
     NoTracker,
     OutcomeUnknown,
     SessionExpired,
@@ -31,7 +34,11 @@ from tracker_raft.request_session import RequestSession
 def test_a_lost_reply_is_asked_for_again_and_not_run_again(loss: fake.Behaviour) -> None:
     """Broken: a tracker dying after the commit makes its client's write happen twice."""
     cluster = FakeCluster()
-    with FakeTracker(cluster) as one, FakeTracker(cluster) as two, client(one, two) as tracker:
+    with (
+        FakeTracker(cluster) as one,
+        FakeTracker(cluster) as two,
+        client(one, two, config=QUICK) as tracker,
+    ):
         publish(tracker, "first")
         one.script(loss, loss)
         assert publish(tracker, "second").created, "the reply is that of the one run"
@@ -59,7 +66,11 @@ def test_a_lost_refusal_stays_the_same_refusal() -> None:
 def test_a_lost_reply_and_an_expired_session_is_an_unknown_outcome() -> None:
     """Broken: "it did not happen" is said of a write that did."""
     cluster = FakeCluster()
-    with FakeTracker(cluster) as one, FakeTracker(cluster) as two, client(one, two) as tracker:
+    with (
+        FakeTracker(cluster) as one,
+        FakeTracker(cluster) as two,
+        client(one, two, config=QUICK) as tracker,
+    ):
         publish(tracker, "first")
 
         def run_then_expire(line: fake.Line, request: dict[str, object]) -> None:
@@ -135,7 +146,7 @@ def test_outcome_unknown_from_a_tracker_is_settled_by_the_reply_table() -> None:
 
 def test_a_write_that_may_have_run_ends_as_unknown_at_its_deadline() -> None:
     """Broken: a caller is told "nothing happened" and does it again, twice in all."""
-    with FakeTracker() as one, client(one) as tracker:
+    with FakeTracker() as one, client(one, config=QUICK) as tracker:
         publish(tracker, "first")
         one.always = fake.run_and_stay_silent
         with pytest.raises(OutcomeUnknown, match="publish may or may not have happened") as caught:
@@ -146,7 +157,7 @@ def test_a_write_that_may_have_run_ends_as_unknown_at_its_deadline() -> None:
 
 def test_unavailable_after_a_lost_reply_is_still_unknown() -> None:
     """Broken: the last tracker's "not now" hides that an earlier one may have run it."""
-    with FakeTracker() as one, client(one) as tracker:
+    with FakeTracker() as one, client(one, config=QUICK) as tracker:
         publish(tracker, "first")
         one.script(fake.run_and_stay_silent)
         one.always = fake.fail("no_leader")
@@ -156,7 +167,7 @@ def test_unavailable_after_a_lost_reply_is_still_unknown() -> None:
 
 def test_a_refusal_outside_the_reply_table_cannot_settle_a_lost_write() -> None:
     """Broken: a tracker of another version says bad_request to the retry, and the first ran."""
-    with FakeTracker() as one, client(one) as tracker:
+    with FakeTracker() as one, client(one, config=QUICK) as tracker:
         publish(tracker, "first")
         one.script(fake.run_and_stay_silent, fake.fail("bad_request"))
         with pytest.raises(OutcomeUnknown, match="the next one was answered bad_request"):
@@ -170,6 +181,26 @@ def test_a_write_that_never_left_is_definite() -> None:
         one.close()
         with pytest.raises(NoTracker, match="publish did not happen"):
             publish(tracker, deadline_s=0.2)
+
+
+def test_a_definite_failure_is_not_spoiled_by_a_last_attempt_sent_too_late(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Broken: a cluster without a leader answers "not run" all along, and the caller hears
+    "unknown" because one more attempt was sent when there was no time left to answer it."""
+    monkeypatch.setattr("tracker_raft.requester.LAST_ROUND_S", 1.0)
+    with FakeTracker() as one, client(one) as tracker:
+        publish(tracker, "first")
+        began = time.monotonic()
+
+        def no_leader_in_time(line: fake.Line, request: wire.Message) -> None:
+            if time.monotonic() - began < 0.7:
+                line.answer(request, {"error": "no_leader", "message": "not run"})
+
+        one.always = no_leader_in_time
+        with pytest.raises(NoLeader):
+            publish(tracker, "second", deadline_s=1.2)
+        one.always = fake.serve
 
 
 def test_reads_and_renewals_are_never_unknown() -> None:
@@ -186,7 +217,7 @@ def test_reads_and_renewals_are_never_unknown() -> None:
 
 def test_low_says_what_is_still_waited_for_and_abandoned_ones_are_not() -> None:
     """Broken: the machine keeps replies for ever, or forgets one that is asked for again."""
-    with FakeTracker() as one, client(one) as tracker:
+    with FakeTracker() as one, client(one, config=QUICK) as tracker:
         publish(tracker, "first")
         one.script(fake.silent)
         with pytest.raises(OutcomeUnknown):
