@@ -87,7 +87,12 @@ class Tracker:
         if journal.bytes_cut:
             log.warning("journal: a torn tail of %d bytes was cut off", journal.bytes_cut)
         replica = Replica(
-            config, machine=machine, journal=journal, links=links, on_fatal=self._failed
+            config,
+            machine=machine,
+            journal=journal,
+            links=links,
+            scheduler=loop,
+            on_fatal=self._failed,
         )
         links.owner = replica
         server = Server(

@@ -17,25 +17,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Protocol
 
 from tracker_raft.config import WireLimits
 from tracker_raft.errors import BadRequest, P2PError, TooLarge
 from tracker_raft.raft.engine import Engine, Role
 from tracker_raft.raft.intake import NOWHERE, Intake, Position, Reply
 from tracker_raft.raft.reads import ReadBarrier, Waiter
-
-Message = dict[str, Any]
+from tracker_raft.raft.seams import Lines, Message
 
 PACE_S = 0.01
 """Before a tracker that was told "I do not lead" asks the same leader again."""
-
-
-class Lines(Protocol):
-    """What is needed of the links."""
-
-    def send(self, node: str, message: Message) -> bool: ...
-    def drop(self, node: str, reason: str) -> None: ...
 
 
 class Colleagues:

@@ -12,6 +12,7 @@ callable handed in, which gets (index, payload) and must not raise for anything 
 from __future__ import annotations
 
 import time
+import zlib
 from collections.abc import Callable, Collection
 from enum import Enum
 from typing import Any, NoReturn
@@ -27,6 +28,13 @@ from tracker_raft.raft.filters import Message
 from tracker_raft.raft.journal import FileJournal
 
 REGULAR, NO_OP = 0, 1
+
+
+class Member(Node):  # type: ignore[misc]  # the library is untyped
+    """A node whose hash is the same in every process: the library iterates over sets of them."""
+
+    def __hash__(self) -> int:
+        return zlib.crc32(str(self.id).encode())
 
 
 class Role(Enum):
@@ -76,6 +84,7 @@ class Engine(SyncObj):  # type: ignore[misc]  # the library is untyped
         on_role: Callable[[Role, Role], None],
     ) -> None:
         self._applier = applier
+        self._log = journal
         conf = SyncObjConf(
             autoTick=False,
             appendEntriesUseBatch=True,
@@ -94,10 +103,10 @@ class Engine(SyncObj):  # type: ignore[misc]  # the library is untyped
         pysyncobj.syncobj.createJournal = lambda _: journal
         try:
             super().__init__(
-                Node(node),
-                [Node(other) for other in others],
+                Member(node),
+                [Member(other) for other in others],
                 conf,
-                nodeClass=Node,
+                nodeClass=Member,
                 transport=transport,
             )
         finally:
@@ -142,13 +151,19 @@ class Engine(SyncObj):  # type: ignore[misc]  # the library is untyped
         return float(self._SyncObj__raftElectionDeadline)
 
     def commit_would_move(self) -> bool:
-        """Whether the next tick of this leader will raise the commit index."""
+        """Whether the next tick of this leader will raise the commit index.
+
+        Only an entry of the leader's own term moves it (Raft paper, 5.4.2). Without that check
+        the answer would stay yes, and the loop spin, while a follower catches up on older terms.
+        """
         if self.role is not Role.LEADER:
             return False
         match = [self._SyncObj__raftMatchIndex[node] for node in self._SyncObj__otherNodes]
-        match.append(self._SyncObj__raftLog[-1][1])
+        match.append(self._log.last_index)
         agreed = sorted(match, reverse=True)[len(match) // 2]
-        return bool(agreed > self.raftCommitIndex)
+        if agreed <= self.raftCommitIndex:
+            return False
+        return self._log.term_at(agreed) == self.raftCurrentTerm
 
     # -- what the replica does -------------------------------------------------------------------
 
@@ -170,7 +185,7 @@ class Engine(SyncObj):  # type: ignore[misc]  # the library is untyped
             monotonic_s, self._SyncObj__raftElectionDeadline
         )
 
-    def deliver(self, node: Node, message: Message) -> None:
+    def deliver(self, node: Member, message: Message) -> None:
         """Hand a filtered message to the library.
 
         A success ack lets the library move ``nextIndex`` back to it, and so send again whatever
@@ -185,4 +200,4 @@ class Engine(SyncObj):  # type: ignore[misc]  # the library is untyped
             self._SyncObj__raftNextIndex[node] = max(now, ahead)
 
 
-__all__ = ["FAIL_REASON", "Engine", "Node", "Role", "Transport"]
+__all__ = ["FAIL_REASON", "Engine", "Member", "Role", "Transport"]

@@ -18,6 +18,7 @@ import contextlib
 import logging
 import random
 import socket
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -195,7 +196,7 @@ class Links:
         self._live: dict[str, Link] = {}
         self._boots: dict[str, str] = {}
         self._strangers: set[Link] = set()
-        self._tasks: list[asyncio.Task[None]] = []
+        self._tasks: set[asyncio.Task[None]] = set()
         self._wanted: dict[str, asyncio.Event] = {}
         """Set for a member this node dials when that member was heard of: dial it now."""
         self._server: asyncio.Server | None = None
@@ -214,18 +215,19 @@ class Links:
         for node, address in self.others.items():
             if node < self.config.node:
                 self._wanted[node] = asyncio.Event()
-                self._tasks.append(self.loop.create_task(self._keep_dialling(node, address)))
-            else:
-                self._tasks.append(self.loop.create_task(self._show_up(node)))
-        self._tasks.append(self.loop.create_task(self._keep_alive()))
+                self._run(self._keep_dialling(node, address))
+            else:  # it dials this one: let it know that this one runs, so that it dials now
+                self.reconnect(node, lambda reconnect: None)
+        self._run(self._keep_alive())
 
     async def close(self) -> None:
         """Stop listening and dialling and break every link."""
         if self._server is not None:
             self._server.close()
-        for task in self._tasks:
+        tasks = list(self._tasks)
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
         for link in [*self._live.values(), *self._strangers]:
             link.close("this tracker stops")
         await asyncio.sleep(0)
@@ -316,12 +318,19 @@ class Links:
                     await self._wanted[node].wait()
             wait_s = min(wait_s * 2, timing.reconnect_max_s)
 
-    async def _show_up(self, node: str) -> None:
-        """Let a member that dials this one know that it runs (again), so that it dials now."""
-        await self.reconnect(node)
-
-    async def reconnect(self, node: str) -> Reconnect:
+    def reconnect(self, node: str, done: Callable[[Reconnect], None]) -> None:
         """One attempt to reach the process of ``node``: is it the run we knew?"""
+        self._run(self._probe(node, done))
+
+    def _run(self, work: Coroutine[Any, Any, None]) -> None:
+        task = self.loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _probe(self, node: str, done: Callable[[Reconnect], None]) -> None:
+        done(await self._reconnect(node))
+
+    async def _reconnect(self, node: str) -> Reconnect:
         try:
             async with asyncio.timeout(PROBE_TIMEOUT_S):
                 address = self.others[node]

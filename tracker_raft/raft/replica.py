@@ -1,9 +1,10 @@
 """One replica: the engine ticked by hand, its log synced in time, operations in, answers out.
 
-Everything runs on one event loop; nothing here is touched by a second thread. Work is done in
-*turns* (:meth:`Replica._turn`): whatever arrived since the last one (operations, reads, messages)
-is handled together, so that one log entry and one sync serve all of it. A turn is due when
-something arrived (:meth:`Replica.kick`) or when the next deadline is over; an idle replica sleeps.
+Everything runs on one loop (:mod:`seams`); nothing here is touched by a second thread. Work is
+done in *turns* (:meth:`Replica._turn`): whatever arrived since the last one (operations, reads,
+messages) is handled together, so that one log entry and one sync serve all of it. A turn is due
+when something arrived (:meth:`Replica.kick`) or when the next deadline is over; an idle replica
+sleeps.
 
 The order of a turn is the safety argument (S4, S5 of the library's defects):
 
@@ -19,7 +20,6 @@ any acknowledgement is delivered, and before the tick when it is alone.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable
@@ -35,16 +35,15 @@ from tracker_raft.machine import Applied, TrackerMachine
 from tracker_raft.raft import filters
 from tracker_raft.raft.clock import LogicalClock
 from tracker_raft.raft.colleagues import Colleagues
-from tracker_raft.raft.engine import FAIL_REASON, Engine, Node, Role, Transport
+from tracker_raft.raft.engine import FAIL_REASON, Engine, Member, Role, Transport
 from tracker_raft.raft.intake import Intake, Sink
 from tracker_raft.raft.journal import FileJournal
-from tracker_raft.raft.links import Links
 from tracker_raft.raft.reads import AppliedWaiters, ReadBarrier, ReadDone, Waiter
+from tracker_raft.raft.seams import Handle, Lines, Message, Scheduler
 from tracker_raft.raft.watch import LeaderWatch
 
 log = logging.getLogger("tracker_raft.replica")
 
-Message = dict[str, Any]
 
 TIMER_FLOOR_S = 0.002
 WAITING_S = 0.01
@@ -72,14 +71,14 @@ class ReplicaStatus:
 class _Outbox(Transport):  # type: ignore[misc]  # the library is untyped
     """Where the engine's messages wait for their turn to leave."""
 
-    def __init__(self, links: Links, backlog_bytes_max: int, term: Callable[[], int]) -> None:
+    def __init__(self, links: Lines, backlog_bytes_max: int, term: Callable[[], int]) -> None:
         super().__init__(None, None, None)
         self._links = links
         self._backlog_bytes_max = backlog_bytes_max
         self._term = term
         self.queue: deque[tuple[str, Message]] = deque()
 
-    def send(self, node: Node, message: Message) -> bool:
+    def send(self, node: Member, message: Message) -> bool:
         if not self._links.linked(node.id):
             return False
         behind = message.get("entries") and self._links.backlog(node.id) > self._backlog_bytes_max
@@ -97,7 +96,8 @@ class Replica:
         *,
         machine: TrackerMachine,
         journal: FileJournal,
-        links: Links,
+        links: Lines,
+        scheduler: Scheduler,
         on_fatal: Callable[[str], None],
     ) -> None:
         self.config = config
@@ -105,13 +105,13 @@ class Replica:
         self.journal = journal
         self.links = links
         self._on_fatal = on_fatal
-        self._loop = asyncio.get_running_loop()
+        self._scheduler = scheduler
         self._clock = LogicalClock()
         self._outbox = _Outbox(
             links, config.limits.link_buffer_bytes_soft, lambda: self.engine.raftCurrentTerm
         )
         others = [member.node for member in config.members if member.node != config.node]
-        self._nodes = {other: Node(other) for other in others}
+        self._nodes = {other: Member(other) for other in others}
         self.intake = Intake(
             pending_max=config.limits.intake_max,
             operation_bytes_max=config.timing.entry_bytes_max // 2,
@@ -122,7 +122,7 @@ class Replica:
         self._expiry_asked_ms = -EXPIRY_PERIOD_MS
         self._last_index_seen = 0
         self._scheduled = False
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: Handle | None = None
         self._closed = False
         self.engine = Engine(
             config.node,
@@ -139,11 +139,11 @@ class Replica:
             self.barrier,
             links,
             config.limits,
-            now=self._loop.time,
+            now=scheduler.time,
             kick=self.kick,
         )
         self._watch = LeaderWatch(
-            config.node, self.engine, links, config.timing.stagger_s, self.kick
+            config.node, self.engine, links, scheduler, config.timing.stagger_s, self.kick
         )
         self.kick()
 
@@ -225,7 +225,7 @@ class Replica:
         """Something is to be done: take a turn soon, together with whatever else arrives."""
         if not self._scheduled and not self._closed:
             self._scheduled = True
-            self._loop.call_soon(self._guarded, self._turn)
+            self._scheduler.call_soon(self._guarded, self._turn)
 
     def _guarded(self, work: Callable[..., None], *args: Any) -> None:
         """Run a step whose failure leaves the engine in an unknown state: then the node stops."""
@@ -240,7 +240,7 @@ class Replica:
 
     def _turn(self) -> None:
         self._scheduled = False
-        now_s = self._loop.time()
+        now_s = self._scheduler.time()
         self.intake.expire(now_s)
         self.barrier.expire(now_s)
         self._hand_on(now_s)
@@ -324,7 +324,7 @@ class Replica:
             self.kick()
         if self._timer is not None:
             self._timer.cancel()
-        self._timer = self._loop.call_at(max(due_s, now_s) + TIMER_FLOOR_S, self.kick)
+        self._timer = self._scheduler.call_at(max(due_s, now_s) + TIMER_FLOOR_S, self.kick)
 
     # -- what the engine reports -----------------------------------------------------------------
 

@@ -6,13 +6,13 @@ what follows from what it sees is decided there.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Callable
+from functools import partial
 
 from tracker_raft.raft import election
 from tracker_raft.raft.engine import Engine, Role
-from tracker_raft.raft.links import Links
+from tracker_raft.raft.seams import Lines, Scheduler
 
 log = logging.getLogger("tracker_raft.watch")
 
@@ -25,15 +25,21 @@ class LeaderWatch:
     """``kick`` asks for a turn of the replica, so that the engine sees its new deadline."""
 
     def __init__(
-        self, node: str, engine: Engine, links: Links, stagger_s: float, kick: Callable[[], None]
+        self,
+        node: str,
+        engine: Engine,
+        lines: Lines,
+        scheduler: Scheduler,
+        stagger_s: float,
+        kick: Callable[[], None],
     ) -> None:
         self._node = node
         self._engine = engine
-        self._links = links
+        self._lines = lines
+        self._scheduler = scheduler
         self._stagger_s = stagger_s
         self._kick = kick
-        self._loop = asyncio.get_running_loop()
-        self._investigations: set[asyncio.Task[None]] = set()
+        self._closed = False
 
     def link_up(self, node: str, *, other_run: bool) -> None:
         """A link came up; the process behind it may be another than the one that led."""
@@ -43,32 +49,30 @@ class LeaderWatch:
     def link_down(self, node: str) -> None:
         """A link broke; if it was the leader's, find out whether its process is gone."""
         if self._follows(node):
-            task = self._loop.create_task(self._investigate(node))
-            self._investigations.add(task)
-            task.add_done_callback(self._investigations.discard)
+            self._investigate(node, RECONNECT_TRIES)
 
     def close(self) -> None:
-        for task in self._investigations:
-            task.cancel()
+        self._closed = True
 
     def _follows(self, node: str) -> bool:
         return self._engine.leader == node and self._engine.role is Role.FOLLOWER
 
-    async def _investigate(self, leader: str) -> None:
-        for _ in range(RECONNECT_TRIES):
-            reconnect = await self._links.reconnect(leader)
-            if not self._follows(leader) or self._links.linked(leader):
-                return
-            if election.leader_is_gone(reconnect):
-                self._stand(leader, reconnect)
-                return
-            if reconnect is election.Reconnect.SAME_RUN:
-                return
-            await asyncio.sleep(RECONNECT_PAUSE_S)
+    def _investigate(self, leader: str, tries: int) -> None:
+        if tries and not self._closed and self._follows(leader) and not self._lines.linked(leader):
+            self._lines.reconnect(leader, partial(self._showed, leader, tries))
+
+    def _showed(self, leader: str, tries: int, reconnect: election.Reconnect) -> None:
+        if self._closed or not self._follows(leader) or self._lines.linked(leader):
+            return
+        if election.leader_is_gone(reconnect):
+            self._stand(leader, reconnect)
+        elif reconnect is election.Reconnect.NO_ANSWER:
+            again_s = self._scheduler.time() + RECONNECT_PAUSE_S
+            self._scheduler.call_at(again_s, self._investigate, leader, tries - 1)
 
     def _stand(self, leader: str, reconnect: election.Reconnect) -> None:
-        place = election.rank(self._node, self._links.connected, leader)
+        place = election.rank(self._node, self._lines.connected, leader)
         wait_s = election.stand_after_s(place, self._stagger_s)
         log.info("leader %s is gone (%s), stands in %.0f ms", leader, reconnect.value, wait_s * 1e3)
-        self._engine.stand_at(self._loop.time() + wait_s)
+        self._engine.stand_at(self._scheduler.time() + wait_s)
         self._kick()
