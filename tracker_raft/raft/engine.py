@@ -142,7 +142,8 @@ class Engine(SyncObj):  # type: ignore[misc]  # the library is untyped
     @property
     def leads(self) -> bool:
         """Leader, and the no-op of its own term is applied: only now may it propose (D2)."""
-        return self.role is Role.LEADER and self.raftLastApplied >= (self._SyncObj__noopIDx or 0)
+        noop: int = self._SyncObj__noopIDx or 0
+        return self.role is Role.LEADER and bool(self.raftLastApplied >= noop)
 
     def deadline(self) -> float:
         """Monotonic time of the library's next duty: heartbeat of a leader, else election."""
