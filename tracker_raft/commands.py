@@ -302,7 +302,7 @@ class Lookup(Operation):
     """One file by name (``a`` or ``a@v3``) or by content id; exactly one of the two is given.
 
     Reply: ``{"files": [FileRecord...]}``: one record by name, by content every name and version
-    bound to it in name order. ``not_found`` when there is none.
+    bound to it in name order, at most 1000 (``"more": bool``). ``not_found`` when there is none.
     """
 
     op: ClassVar[str] = "lookup"

@@ -135,7 +135,10 @@ class Registry:
         raise _not_found(name, version, kept)
 
     def by_content(self, content: bytes) -> dict[str, Any]:
-        """Every name and version bound to ``content``, in name order, or :class:`NotFound`."""
+        """The names and versions bound to ``content``, in name order, or :class:`NotFound`.
+
+        At most :data:`LOOKUP_FILES_MAX`; ``more`` says whether there are others.
+        """
         files: list[dict[str, Any]] = []
         for key in self._by_content.irange(content, content + b"\xff"):
             _, kept = self._history(key[CONTENT_ID_BYTES:].decode())

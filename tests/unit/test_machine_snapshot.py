@@ -74,11 +74,14 @@ def test_a_restored_machine_is_equal_and_goes_on_alike(driver: Driver) -> None:
 def test_equal_states_give_the_same_bytes_whatever_the_way_there() -> None:
     """If this fails, comparing snapshots tells nothing, and each transfer starts anew."""
     one, other = Driver(), Driver()
-    for label in ("x", "y", "z"):
-        one.ok(join("p", label))
-        other.ok(join("p", {"x": "z", "z": "x"}.get(label, label)))
-    one.ok(join("q", "x"))
-    other.ok(join("q", "x"))
+    for driver, order in ((one, (1, 2, 3)), (other, (3, 1, 2))):
+        driver.open()
+        for n in order:
+            driver.raw(1, n, 1, publish(f"name{n}", "x"))
+            driver.raw(2, n, 1, join(f"peer{n}", "x"))
+        driver.raw(1, 4, 1, join("peer1", "y"))
+    one.entry((1, 5, 1, join("peer2", "z")), (2, 4, 1, join("peer1", "z")), at_ms=9)
+    other.entry((2, 4, 1, join("peer1", "z")), (1, 5, 1, join("peer2", "z")), at_ms=9)
 
     assert one.machine.state_hash == other.machine.state_hash
     assert list(one.machine.snapshot()) == list(other.machine.snapshot())
