@@ -208,9 +208,12 @@ class Download:
                 raise NoSource(self._what_is_missing())
 
     def _moment(self) -> Progress:
+        total = self.store.manifest.size if self.store else 0
+        done = self._ended_bytes + sum(source.bytes_verified for source in self._threads)
         return Progress(
-            bytes_done=self._ended_bytes + sum(source.bytes_verified for source in self._threads),
-            bytes_total=self.store.manifest.size if self.store else 0,
+            # A peer banned by one connection may have given a piece twice over another.
+            bytes_done=min(done, total),
+            bytes_total=total,
             peers=sum(1 for known in self._known.values() if known.live),
             rate_bytes_s=0.0,
         )
@@ -302,12 +305,14 @@ class Download:
                 return
             fruitless = True
             has = source.greet()
+            fruitless = False
             with self.changed:
                 self.swarm.connected(peer, has)
                 self.changed.notify_all()
             source.transfer(depth)
         except Lost as error:
             trouble = str(error)
+            fruitless = fruitless or source.asked
         except Answered as error:
             trouble = str(error)
             fruitless = refusal = not isinstance(error.error, Unavailable)
@@ -329,6 +334,9 @@ class Download:
                     self.swarm.refused(peer, trouble)
                 elif known.fruitless >= FRUITLESS_MAX:
                     self.swarm.refused(peer, f"{trouble}, {FRUITLESS_MAX} times in a row")
+                if self.swarm.useless(peer) is not None:
+                    for other in known.live:
+                        other.abort()
                 self.changed.notify_all()
 
     def _ended(self, known: _Known, source: Source, trouble: str, fruitless: bool) -> None:

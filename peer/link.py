@@ -27,19 +27,21 @@ class Lost(Unavailable):
     code = "lost"
 
 
-def tune(connection: socket.socket, remote_host: str) -> None:
+def tune(endpoint: socket.socket, host: str) -> None:
     """No delay for small frames, and a congestion control that does not pace loopback.
 
-    Where bbr is the default it holds loopback to a fraction of what cubic reaches; reno is what
-    an unprivileged process may always choose. Links to other machines keep the default: there
-    pacing is what bbr is good at.
+    Call it before ``listen`` or ``connect``; what is accepted inherits it. ``host`` is the
+    address of the socket's own or other end. Where bbr is the default it paces loopback to a
+    fraction of what cubic reaches, and a connection that began under bbr goes on being paced
+    whatever is chosen later. reno is what an unprivileged process may always choose. Links to
+    other machines keep the default: there pacing is what bbr is good at.
     """
-    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    if not is_loopback(remote_host):
+    endpoint.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    if not is_loopback(host):
         return
     for name in (b"cubic", b"reno"):
         try:
-            connection.setsockopt(socket.IPPROTO_TCP, TCP_CONGESTION, name)
+            endpoint.setsockopt(socket.IPPROTO_TCP, TCP_CONGESTION, name)
         except OSError:
             continue  # not built in, or not allowed here
         return
@@ -74,7 +76,6 @@ class Link:
         self._timeout_s = progress_timeout_s
         self._bytes_min = progress_bytes_min
         self._header = memoryview(bytearray(wire.HEADER_BYTES))
-        self.bytes_received = 0
 
     @classmethod
     def connect(
@@ -85,19 +86,8 @@ class Link:
         progress_timeout_s: float,
         progress_bytes_min: int,
     ) -> Link:
-        try:
-            connection = socket.create_connection(
-                (address.host, address.port), timeout=connect_timeout_s
-            )
-        except OSError as error:
-            raise Lost(f"cannot connect to {address}: {error.strerror or error}") from error
-        try:
-            connection.settimeout(None)
-            tune(connection, connection.getpeername()[0])
-            set_timeouts(connection, progress_timeout_s, progress_timeout_s)
-        except OSError as error:
-            connection.close()
-            raise Lost(f"connection to {address} broke: {error.strerror or error}") from error
+        connection = _connect(address, connect_timeout_s)
+        set_timeouts(connection, progress_timeout_s, progress_timeout_s)
         return cls(
             connection,
             progress_timeout_s=progress_timeout_s,
@@ -133,7 +123,6 @@ class Link:
             if got == 0:
                 raise Lost("closed the connection")
             filled += got
-            self.bytes_received += got
             # A short read is the time limit, or a signal; only the first is a stall.
             if filled < size and got < self._bytes_min:
                 waited_s = time.monotonic() - started_s
@@ -147,3 +136,27 @@ class Link:
 
     def close(self) -> None:
         close(self._socket)
+
+
+def _connect(address: Address, timeout_s: float) -> socket.socket:
+    """A tuned, connected, blocking socket. Tries every address that a name has."""
+    trouble: OSError | None = None
+    try:
+        places = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
+    except OSError as error:
+        raise Lost(f"cannot connect to {address}: {error.strerror or error}") from error
+    for family, kind, protocol, _, place in places:
+        connection = None
+        try:
+            connection = socket.socket(family, kind, protocol)
+            tune(connection, str(place[0]))
+            connection.settimeout(timeout_s)
+            connection.connect(place)
+            connection.settimeout(None)
+            return connection
+        except OSError as error:
+            if connection is not None:
+                connection.close()
+            trouble = error
+    text = (trouble.strerror or str(trouble)) if trouble else "the name has no address"
+    raise Lost(f"cannot connect to {address}: {text}") from trouble

@@ -155,7 +155,6 @@ class _Session:
     def run(self) -> None:
         decoder = wire.FrameDecoder(self._limits.frame_bytes_max)
         try:
-            tune(self._socket, self._host)
             set_timeouts(self._socket, self._limits.hello_timeout_s, self._limits.send_timeout_s)
             while data := self._socket.recv(4096):
                 for message in decoder.feed(data):
@@ -316,6 +315,7 @@ def _listen(bind: Address) -> socket.socket:
         raise LocalError(f"cannot listen on {bind}: {error.strerror or error}") from error
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        tune(listener, bind.host)
         listener.bind(place)
         listener.listen(256)
     except OSError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -11,6 +12,9 @@ from peer.files import OpenFiles
 from peer.manifest import Manifest, content_id
 from peer.scan import Scanned, SourceFile
 from tracker_raft.errors import Damaged, LocalError
+
+
+_log = logging.getLogger(__name__)
 
 
 class Content(Protocol):
@@ -54,8 +58,8 @@ class SharedFiles:
         return None
 
     def check(self, file: int) -> None:
-        source = self._sources[file]
-        with _as_damage(source):
+        with self._as_damage(file):
+            source = self._sources[file]
             source.check(os.stat(source.path))  # noqa: PTH116  # a Path would double the cost
 
     @contextmanager
@@ -63,7 +67,7 @@ class SharedFiles:
         source = self._sources[file]
 
         def opener() -> int:
-            with _as_damage(source):
+            with self._as_damage(file):
                 return _open(source)
 
         if source.size > self.manifest.piece_bytes:
@@ -75,6 +79,16 @@ class SharedFiles:
             yield fd
         finally:
             os.close(fd)
+
+    @contextmanager
+    def _as_damage(self, file: int) -> Iterator[None]:
+        """Other peers learn which file it is, not where it lies on this machine."""
+        try:
+            yield
+        except (LocalError, OSError) as error:
+            _log.warning("not served: %s", error)
+            name = self.manifest.files[file].path or "it"
+            raise Damaged(f"{name} is not what was shared any more") from error
 
     def __repr__(self) -> str:
         return f"<SharedFiles {self.id.hex()[:8]} {self.manifest}>"
@@ -88,13 +102,3 @@ def _open(source: SourceFile) -> int:
         os.close(fd)
         raise
     return fd
-
-
-@contextmanager
-def _as_damage(source: SourceFile) -> Iterator[None]:
-    try:
-        yield
-    except LocalError as error:
-        raise Damaged(str(error)) from error
-    except OSError as error:
-        raise Damaged(f"{source.path} cannot be read: {error.strerror}") from error

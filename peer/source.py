@@ -74,6 +74,8 @@ class Source:
         self._pending: deque[_Pending] = deque()
         self._number = 0
         self._buffer = memoryview(bytearray(0))
+        self.asked = False
+        """Whether it was asked for anything of the content."""
         self.bytes_verified = 0
         self.bytes_payload = 0
         """Bytes of manifest and pieces that came in, right or wrong: a sign of life."""
@@ -158,6 +160,7 @@ class Source:
                 self._pending.append(_Pending(self._number, run))
                 requests.append(Request(self._task.content, run.first, run.count))
         if requests:
+            self.asked = True
             numbers = range(self._number - len(requests) + 1, self._number + 1)
             frames = map(messages.encode_request, numbers, requests)
             self._send(b"".join(frames))
@@ -173,6 +176,7 @@ class Source:
                 self._task.changed.wait(0.25)
 
     def _fetch_manifest(self) -> None:
+        self.asked = True
         try:
             result = self._ask(GetManifest(self._task.content))
             encoded = bytearray(self._task.manifest_size(result.get("bytes")))

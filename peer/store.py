@@ -53,14 +53,21 @@ def check_destination(destination: Path) -> None:
     Raises :class:`LocalError`: the destination exists, or its directory is missing or read-only.
     """
     parent = destination.parent
-    if os.path.lexists(destination):
-        raise LocalError(f"{destination} exists; nothing was fetched")
-    if not destination.name:
-        raise LocalError(f"{destination} is not a name for a file; nothing was fetched")
-    if not parent.is_dir():
-        raise LocalError(f"{parent} is not a directory; nothing was fetched")
-    if not os.access(parent, os.W_OK | os.X_OK):
-        raise LocalError(f"{parent} is not writable; nothing was fetched")
+    with _explained(f"write {destination}"):
+        if not parent.is_dir():
+            raise LocalError(f"{parent} is not a directory; nothing was fetched")
+        if _exists(destination):
+            raise LocalError(f"{destination} exists; nothing was fetched")
+        if not os.access(parent, os.W_OK | os.X_OK):
+            raise LocalError(f"{parent} is not writable; nothing was fetched")
+
+
+def _exists(path: Path) -> bool:
+    """Whether something has this name, be it a broken link. OSError: the name is impossible."""
+    with contextlib.suppress(FileNotFoundError):
+        path.lstat()
+        return True
+    return False
 
 
 def part_path(destination: Path, content: bytes) -> Path:
@@ -133,7 +140,7 @@ class Store:
         place = self._prefix + entry.path
         with _explained(f"write {self.destination}"):
             if self._tree and entry.size == span.length:
-                fd = _create(place, entry.executable, os.O_WRONLY | os.O_EXCL)
+                fd = _create(place, entry.executable, os.O_WRONLY)
                 try:
                     _write_all(fd, data, 0)
                 finally:
@@ -154,14 +161,14 @@ class Store:
                 for entry in self.manifest.files:
                     if not entry.size:
                         place = self._prefix + entry.path
-                        os.close(_create(place, entry.executable, os.O_WRONLY | os.O_EXCL))
+                        os.close(_create(place, entry.executable, os.O_WRONLY))
                 for link in self.manifest.links:
                     os.symlink(link.target, self._prefix + link.path)
             if self._durable:
                 self._sync()
-            if os.path.lexists(self.destination):
+            if _exists(self.destination):
                 raise LocalError(
-                    f"{self.destination} appeared while it was fetched and was left as it is"
+                    f"{self.destination} appeared while it was fetched; it was left as it is"
                 )
             os.rename(self.part, self.destination)
             if self._durable:
