@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 
+from peer.demo import demo
 from peer.display import progress, size
 from peer.node import ANY_PORT, Peer, Shared
 from peer.progress import Fetched, Progress
@@ -287,5 +288,5 @@ def _print_table(columns: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> N
         click.echo("  ".join(cells).rstrip())
 
 
-for _command in (share, get, ls, peers, rm, *cluster_cli.COMMANDS):
+for _command in (share, get, ls, peers, rm, demo, *cluster_cli.COMMANDS):
     main.add_command(_command)

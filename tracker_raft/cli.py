@@ -6,10 +6,8 @@ entry point joins with the words of the peer.
 
 from __future__ import annotations
 
-import signal
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,7 +22,7 @@ from tracker_raft.cluster_process import log_tail
 from tracker_raft.cluster_state import Layout
 from tracker_raft.cluster_status import NodeReport, leader_of
 from tracker_raft.errors import BadRequest, LocalError, NotFound
-from tracker_raft.terminal import APP, emit_json, last_cluster, remember_cluster
+from tracker_raft.terminal import APP, emit_json, last_cluster, remember_cluster, sigterm_interrupts
 
 WATCH_POLL_S = 0.25
 FOLLOW_POLL_S = 0.1
@@ -76,7 +74,7 @@ def up(n: int, data_dir: Path | None, detach: bool, base_port: int | None, as_js
       p2p-cluster up 3 --detach --data-dir ./trackers --base-port 7000
     """
     directory = data_dir or platformdirs.user_data_path(APP)
-    with _sigterm_interrupts():
+    with sigterm_interrupts():
         try:
             cluster = Cluster.up(n, data_dir=directory, base_port=base_port, detach=detach)
         except BadRequest as error:
@@ -126,20 +124,6 @@ def _tell(as_json: bool, kind: str, node: str | None, text: str) -> None:
         emit_json({"event": kind, "node": node, "time": now.isoformat(), "text": text})
     else:
         click.echo(f"{now:%H:%M:%S}.{now.microsecond // 1000:03d}  {text}")
-
-
-@contextmanager
-def _sigterm_interrupts() -> Iterator[None]:
-    """Let SIGTERM do what Ctrl-C does."""
-
-    def interrupt(number: int, frame: object) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 @click.command(short_help="Show the nodes of the cluster.")

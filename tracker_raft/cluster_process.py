@@ -93,7 +93,7 @@ class Processes:
                     pass_fds=tied,
                     process_group=0 if self._tied else None,
                     start_new_session=not self._tied,
-                    env=_environment(),
+                    env=child_environment(),
                 )
         except OSError as error:
             raise LocalError(f"{node} could not be started: {error}") from error
@@ -194,8 +194,8 @@ def _is_stopped(process: psutil.Process) -> bool:
         return False
 
 
-def _environment() -> dict[str, str]:
-    """Ours, such that a node runs the same code even from a checkout that is not installed."""
+def child_environment() -> dict[str, str]:
+    """Ours, such that a child runs the same code even from a checkout that is not installed."""
     environment = dict(os.environ)
     root = Path(tracker_raft.__file__).parent.parent
     if root.name not in ("site-packages", "dist-packages"):

@@ -10,9 +10,11 @@ from __future__ import annotations
 import json
 import os
 import select
+import signal
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path, PurePath
 from typing import Any, TypeVar
 
@@ -97,6 +99,20 @@ def _json_default(value: Any) -> Any:
     if isinstance(value, PurePath | Address):
         return str(value)
     raise TypeError(f"{type(value).__name__} has no form in JSON")
+
+
+@contextmanager
+def sigterm_interrupts() -> Iterator[None]:
+    """Let SIGTERM do what Ctrl-C does, so that both stop cleanly. For the main thread."""
+
+    def interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 # -- which trackers -------------------------------------------------------------------------------
