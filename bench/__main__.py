@@ -9,9 +9,10 @@ import click
 
 from bench.download import download
 from bench.failover import failover
+from tracker_raft.terminal import Guarded
 
 
-@click.group(invoke_without_command=True)
+@click.group(cls=Guarded, invoke_without_command=True)
 @click.pass_context
 def main(context: click.Context) -> None:
     """Measure, each figure beside a rival's or a limit's in the same run."""

@@ -71,8 +71,10 @@ def figures(result: harness.Result) -> dict[str, Any]:
 @click.option("--runs", default=5, show_default=True, type=click.IntRange(1))
 @click.option("--trackers", default=3, show_default=True, type=click.IntRange(1))
 @click.option("--dir", "base", type=Path, metavar="DIR", help="Where the files lie.")
-@click.option("--json", "as_json", is_flag=True, help="Print the whole result as JSON.")
-def download(mib: int, runs: int, trackers: int, base: Path | None, as_json: bool) -> None:
+@harness.common_options
+def download(
+    mib: int, runs: int, trackers: int, base: Path | None, as_json: bool, out: Path
+) -> None:
     """One peer to one peer, beside a plain sendfile copy over loopback."""
     settings = {"mib": mib, "runs": runs, "trackers": trackers}
     result = harness.Result("download", settings)
@@ -80,7 +82,7 @@ def download(mib: int, runs: int, trackers: int, base: Path | None, as_json: boo
         measured = contenders(stack, Path(folder), mib * MIB, trackers)
         result.samples = harness.alternate(runs, measured, harness.progress)
     result.figures = figures(result)
-    harness.finish(result, lines(result), as_json=as_json)
+    harness.finish(result, lines(result), as_json=as_json, out=out)
 
 
 def lines(result: harness.Result) -> list[str]:

@@ -76,8 +76,12 @@ class EtcdFleet:
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
 
     def __enter__(self) -> Self:
-        for node in self.nodes:
-            self._start(node, "new")
+        try:
+            for node in self.nodes:
+                self._start(node, "new")
+        except BaseException:
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *exc: object) -> None:

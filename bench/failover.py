@@ -187,8 +187,8 @@ class OurWriter:
     type=click.Choice(["auto", "etcd", "none"]),
     help="auto: etcd when it is installed.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print the whole result as JSON.")
-def failover(faults: int, rival: str, as_json: bool) -> None:
+@harness.common_options
+def failover(faults: int, rival: str, as_json: bool, out: Path) -> None:
     """SIGKILL of the leader to the next acknowledged write of a client attached to it."""
     result = harness.Result("failover", {"faults": faults, "rival": rival, "nodes": 3})
     rival_version = etcd.version() if rival != "none" else None
@@ -209,7 +209,7 @@ def failover(faults: int, rival: str, as_json: bool) -> None:
         contenders = {name: functools.partial(measure, fleet) for name, fleet in fleets.items()}
         result.samples = harness.alternate(faults, contenders, harness.progress)
     result.figures = figures(result)
-    harness.finish(result, lines(result), as_json=as_json)
+    harness.finish(result, lines(result), as_json=as_json, out=out)
 
 
 def figures(result: harness.Result) -> dict[str, Any]:

@@ -33,8 +33,9 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import click
 import psutil
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -71,7 +72,7 @@ class Result:
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=1, sort_keys=False)
 
-    def save(self, folder: Path = RESULTS) -> Path:
+    def save(self, folder: Path) -> Path:
         """Write ``NAME-<time>.json`` into ``folder`` and return its path."""
         folder.mkdir(parents=True, exist_ok=True)
         stamp = self.started.replace("-", "").replace(":", "")
@@ -233,9 +234,25 @@ def progress(sample: Sample) -> None:
     print(f"{sample.round:3}  {sample.contender:10} {values}", file=sys.stderr, flush=True)
 
 
-def finish(result: Result, lines: Sequence[str], *, as_json: bool, folder: Path = RESULTS) -> None:
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+def common_options(function: _Function) -> _Function:
+    """What every benchmark takes: ``as_json`` and ``out``, both for :func:`finish`."""
+    to_json = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+    out = click.option(
+        "--out",
+        type=Path,
+        default=RESULTS,
+        metavar="DIR",
+        help="Where the result is kept. Default: bench/results.",
+    )
+    return to_json(out(function))
+
+
+def finish(result: Result, lines: Sequence[str], *, as_json: bool, out: Path) -> None:
     """Keep the result, and print it: as JSON alone, or as a table with the place it was kept."""
-    path = result.save(folder)
+    path = result.save(out)
     if as_json:
         print(result.to_json())
         return

@@ -79,6 +79,7 @@ PURE: dict[str, set[str]] = {
     "tracker_raft/raft/filters.py": set(),
     "tracker_raft/raft/intake.py": set(),
     "tracker_raft/raft/reads.py": set(),
+    "tracker_raft/raft/seams.py": set(),
     "peer/limits.py": set(),
     "peer/manifest.py": set(),
     "peer/messages.py": set(),

@@ -1,0 +1,64 @@
+"""The benchmarks as one runs them, as short as they go: they must not rot between two releases."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+
+
+def bench(*arguments: str) -> str:
+    run = subprocess.run(
+        [sys.executable, "-m", "bench", *arguments],
+        cwd=ROOT,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert run.returncode == 0, run.stderr
+    return run.stdout
+
+
+def result_of(out: Path, *arguments: str) -> dict[str, Any]:
+    """What a run printed as JSON, which must be what it kept."""
+    printed = json.loads(bench(*arguments, "--json", "--out", str(out)))
+    (kept,) = out.iterdir()
+    assert json.loads(kept.read_text(encoding="utf-8")) == printed
+    assert isinstance(printed, dict)
+    return printed
+
+
+@pytest.mark.system
+def test_without_a_name_the_benchmarks_are_listed() -> None:
+    """Broken: nobody would find out what can be measured."""
+    listed = bench()
+    assert [line.split()[0] for line in listed.splitlines()] == ["download", "failover"]
+
+
+@pytest.mark.system
+def test_a_failover_is_measured(tmp_path: Path) -> None:
+    """Broken: the failover figure could not be had, or would leave out who was not there."""
+    result = result_of(tmp_path, "failover", "--faults", "1", "--rival", "none")
+    (sample,) = result["samples"]
+
+    assert sample["values"]["attached_ms"] > 0 and sample["values"]["follower_ms"] > 0
+    assert result["figures"]["tracker-raft"]["attached_ms"]["n"] == 1
+    assert result["absent"] == {"etcd": "not asked for"}
+
+
+@pytest.mark.system
+def test_a_download_is_measured_beside_its_limits(tmp_path: Path) -> None:
+    """Broken: the download figure could not be had, or would stand alone."""
+    arguments = ["download", "--mib", "2", "--runs", "1", "--trackers", "1"]
+    result = result_of(tmp_path / "kept", *arguments, "--dir", str(tmp_path))
+
+    assert [s["contender"] for s in result["samples"]] == ["copy", "verified", "peer"]
+    assert result["figures"]["peer_to_copy"]["median"] > 0
+    assert [path.name for path in tmp_path.iterdir()] == ["kept"], "files were left behind"
