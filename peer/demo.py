@@ -21,7 +21,7 @@ from typing import Any
 
 import click
 
-from peer.demo_actors import PIECE_BYTES, Acknowledged, PeerProcess, Writer
+from peer.demo_actors import PIECE_BYTES, WRITES, Acknowledged, PeerProcess, Writer
 from peer.display import size
 from tracker_raft.client import TrackerClient
 from tracker_raft.cluster import Cluster
@@ -75,8 +75,9 @@ class Timeline:
     def elapsed_s(self) -> float:
         return time.monotonic() - self._start_s
 
-    def tell(self, text: str) -> None:
-        at_s = self.elapsed_s
+    def tell(self, text: str, moment_s: float | None = None) -> None:
+        """``moment_s``: when it was, on the monotonic clock; None is now."""
+        at_s = (time.monotonic() if moment_s is None else moment_s) - self._start_s
         self._report.timeline.append({"s": round(at_s, 3), "text": text})
         if not self._quiet:
             click.echo(f"{at_s:7.3f} s  {text}")
@@ -111,7 +112,8 @@ def demo(file: Path | None, as_json: bool) -> None:
     report = Report()
     timeline = Timeline(report, quiet=as_json)
     with sigterm_interrupts(), tempfile.TemporaryDirectory(prefix="p2p-demo-") as directory:
-        _play(Path(directory), file, report, timeline)
+        source = _prepare(Path(directory), file, report, timeline)
+        _Play(Path(directory), source, report, timeline).run()
     seconds = timeline.elapsed_s
     if as_json:
         emit_json({"ok": report.ok, **vars(report), "seconds": round(seconds, 3)})
@@ -122,40 +124,147 @@ def demo(file: Path | None, as_json: bool) -> None:
         raise click.exceptions.Exit(EXIT_FAILED)
 
 
-def _play(directory: Path, file: Path | None, report: Report, timeline: Timeline) -> None:
-    """The story from the first act to the last; everybody has left the stage on return."""
-    source = _prepare(directory, file, report, timeline)
-    patience_s = WAIT_S + report.bytes / SEED_BYTES_S_MIN
-    with ExitStack() as stage:
-        cluster = stage.enter_context(Cluster.up(TRACKERS, data_dir=directory / "trackers"))
-        victim = cluster.leader()
-        report.leader_killed = victim
-        timeline.tell(f"{TRACKERS} trackers serve; {victim} leads")
-        trackers = ",".join(cluster.endpoints)
+class _Play:
+    """The story from the first act to the last; everybody has gone home when it has run."""
 
-        words = ["share", source, "--name", NAME, "--trackers", trackers, "--json"]
-        seeder = stage.enter_context(PeerProcess("seeder", words, directory))
-        address = seeder.answer(patience_s)["address"]
-        timeline.tell(f"the seeder serves {NAME} at {address}")
+    def __init__(self, directory: Path, source: Path, report: Report, timeline: Timeline) -> None:
+        self._directory = directory
+        self._source = source
+        self._report = report
+        self._timeline = timeline
+        self._patience_s = WAIT_S + report.bytes / SEED_BYTES_S_MIN
+        self._writers: list[Writer] = []
+        self._fetchers: list[PeerProcess] = []
 
-        writer = stage.enter_context(Writer(cluster.endpoint(victim)))
-        _wait(lambda: bool(writer.acknowledged) or writer.error is not None, "the first write")
-        timeline.tell(f"a client is attached to {victim} and writes without pause")
+    def run(self) -> None:
+        with ExitStack() as stage:
+            self._start(stage)
+            killed_s = self._kill_mid_transfer(stage)
+            self._tell_failover(killed_s)
+            for number, peer in enumerate(self._fetchers, 1):
+                self._check_copy(peer, self._copy(number))
+            self._check_writes()
 
-        fetchers = []
+    def _copy(self, number: int) -> Path:
+        return self._directory / f"copy-{number}"
+
+    def _start(self, stage: ExitStack) -> None:
+        tell = self._timeline.tell
+        self._cluster = stage.enter_context(
+            Cluster.up(TRACKERS, data_dir=self._directory / "trackers")
+        )
+        tell(f"{TRACKERS} trackers serve; {self._cluster.leader()} leads")
+        trackers = ("--trackers", ",".join(self._cluster.endpoints), "--json")
+        share = ("share", self._source, "--name", NAME, *trackers)
+        seeder = stage.enter_context(PeerProcess("seeder", share, self._directory))
+        tell(f"the seeder serves {NAME} at {seeder.answer(self._patience_s)['address']}")
+        self._attach(stage, self._cluster.leader())
         for number in range(1, FETCHERS + 1):
-            words = ["get", NAME, "-o", directory / f"copy-{number}"]
-            words += ["--trackers", trackers, "--json"]
-            peer = PeerProcess(f"peer-{number}", words, directory)
-            fetchers.append(stage.enter_context(peer))
-        timeline.tell(f"{FETCHERS} peers fetch it")
+            get = ("get", NAME, "-o", self._copy(number), *trackers)
+            peer = PeerProcess(f"peer-{number}", get, self._directory)
+            self._fetchers.append(stage.enter_context(peer))
+        tell(f"{FETCHERS} peers fetch it")
 
-        killed_s = _kill_mid_transfer(cluster, writer, fetchers, report, timeline)
-        _tell_failover(cluster, writer, killed_s, report, timeline)
-        for number, peer in enumerate(fetchers, 1):
-            _check_copy(peer, directory / f"copy-{number}", patience_s, report, timeline)
-        writer.stop()
-        _check_writes(cluster, writer, report, timeline)
+    def _attach(self, stage: ExitStack, leader: str) -> None:
+        """A client writes without pause from now on, attached to the leader."""
+        self._report.leader_killed = leader
+        writer = stage.enter_context(Writer(self._cluster.endpoint(leader)))
+        self._writers.append(writer)
+        _wait(lambda: bool(writer.acknowledged) or writer.error is not None, "the first write")
+        self._timeline.tell(f"a client is attached to {leader} and writes without pause")
+
+    def _kill_mid_transfer(self, stage: ExitStack) -> float:
+        """Kill the leader once the peers have bytes; when that was, on the monotonic clock."""
+        cluster = self._cluster
+        self._wait_for_bytes()
+        leader = cluster.leader()
+        if self._writers[-1].attached_to != cluster.endpoint(leader):
+            self._timeline.tell(f"{leader} leads by now, without our doing")
+            self._attach(stage, leader)
+        parts = self._parts()
+        killed_s = time.monotonic()
+        cluster.kill(leader)
+        self._report.mid_transfer = any(0 < part < 1 for part in parts)
+        shares = ", ".join(f"{part:.0%}" for part in parts)
+        when = f"while the peers have {shares} of the file"
+        if not self._report.mid_transfer:
+            when += ": no transfer was long enough to be caught in its middle"
+        self._timeline.tell(f"{leader} is killed with SIGKILL {when}", killed_s)
+        return killed_s
+
+    def _parts(self) -> list[float]:
+        """How much of the file each peer has, from 0 to 1; all of it has its final name."""
+        return [
+            1.0 if self._copy(number).exists() else peer.bytes_written / max(1, self._report.bytes)
+            for number, peer in enumerate(self._fetchers, 1)
+        ]
+
+    def _wait_for_bytes(self) -> None:
+        total = self._report.bytes
+        first = max(1, min(total, PIECE_BYTES))
+        while running := [peer for peer in self._fetchers if peer.running]:
+            have = [peer.bytes_written for peer in running]
+            if min(have) >= first or max(have) >= KILL_AT_MOST * total > 0:
+                return
+            time.sleep(POLL_S)
+
+    def _tell_failover(self, killed_s: float) -> None:
+        cluster, report, writer = self._cluster, self._report, self._writers[-1]
+        victim = cluster.endpoint(report.leader_killed)
+
+        def next_write() -> Acknowledged | None:
+            return writer.first_after(killed_s, victim)
+
+        _wait(lambda: next_write() is not None or writer.error is not None, "the next write")
+        write = next_write()
+        if write is None:
+            self._timeline.problem(f"the client cannot write any more: {writer.error}")
+            return
+        report.failover_ms = round((write.at_s - killed_s) * 1000, 1)
+        nodes = dict(zip(cluster.endpoints, cluster.nodes, strict=True))
+        by = nodes.get(write.endpoint, write.endpoint)
+        self._timeline.tell(
+            f"{report.failover_ms} ms after the kill {by} acknowledges the client's next write",
+            write.at_s,
+        )
+        report.new_leader = cluster.leader()
+        self._timeline.tell(f"{report.new_leader} leads now")
+
+    def _check_copy(self, peer: PeerProcess, copy: Path) -> None:
+        report = self._report
+        try:
+            answer = peer.answer(self._patience_s)
+        except LocalError as error:
+            self._timeline.problem(str(error))
+            return
+        seconds = float(answer["seconds"])
+        rate_mb_s = report.bytes / 1e6 / seconds if seconds > 0 else 0.0
+        equal = copy.stat().st_size == report.bytes and _sha256(copy) == report.sha256
+        report.peers.append(
+            {"peer": peer.label, "seconds": seconds, "mb_s": round(rate_mb_s, 1), "equal": equal}
+        )
+        if equal:
+            took = f"{size(report.bytes)} in {seconds:.2f} s, {rate_mb_s:.0f} MB/s"
+            self._timeline.tell(f"{peer.label}: {took}; SHA-256 equal")
+        else:
+            self._timeline.problem(f"{peer.label}: the copy has another SHA-256")
+
+    def _check_writes(self) -> None:
+        """Every write that was acknowledged before, during and after the kill must be there."""
+        for writer in self._writers:
+            writer.stop()
+            if writer.error is not None:
+                self._timeline.problem(f"a client's writing ended: {writer.error}")
+        acknowledged = {write.name for writer in self._writers for write in writer.acknowledged}
+        with TrackerClient(self._cluster.endpoints) as client:
+            found = {record.name for record in client.files(WRITES)}
+        lost = len(acknowledged - found)
+        self._report.writes_acknowledged = len(acknowledged)
+        self._report.writes_lost = lost
+        if lost:
+            self._timeline.problem(f"{lost} of {len(acknowledged)} acknowledged writes are lost")
+        else:
+            self._timeline.tell(f"all {len(acknowledged)} acknowledged writes are there")
 
 
 def _prepare(directory: Path, file: Path | None, report: Report, timeline: Timeline) -> Path:
@@ -182,100 +291,6 @@ def _prepare(directory: Path, file: Path | None, report: Report, timeline: Timel
     report.sha256 = digest.hexdigest()
     timeline.tell(f"{size(report.bytes)} of random bytes made")
     return made
-
-
-def _kill_mid_transfer(
-    cluster: Cluster,
-    writer: Writer,
-    fetchers: list[PeerProcess],
-    report: Report,
-    timeline: Timeline,
-) -> float:
-    """Kill the leader once the peers have bytes; when that was, on the monotonic clock."""
-    first = max(1, min(report.bytes, PIECE_BYTES))
-    while any(peer.running for peer in fetchers):
-        have = [peer.bytes_written for peer in fetchers if peer.running]
-        if min(have, default=0) >= first or max(have, default=0) >= KILL_AT_MOST * report.bytes > 0:
-            break
-        time.sleep(POLL_S)
-    victim = report.leader_killed
-    attached = writer.attached_to == cluster.endpoint(victim)
-    leads = cluster.leader() == victim
-    parts = [peer.bytes_written / max(1, report.bytes) for peer in fetchers]
-    under_way = [peer.running and part < 1 for peer, part in zip(fetchers, parts, strict=True)]
-    killed_s = time.monotonic()
-    cluster.kill(victim)
-    report.mid_transfer = any(under_way)
-    if report.mid_transfer:
-        shares = ", ".join(f"{part:.0%}" for part in parts)
-        when = f"while {sum(under_way)} of {FETCHERS} transfers are under way ({shares} there)"
-    else:
-        when = "after the transfers: they were over too soon to be caught in the middle"
-    timeline.tell(f"{victim} is killed with SIGKILL {when}")
-    if not leads:
-        timeline.problem(f"{victim} did not lead any more when it was killed")
-    if not attached:
-        timeline.problem(f"the client was not attached to {victim} any more when it was killed")
-    return killed_s
-
-
-def _tell_failover(
-    cluster: Cluster, writer: Writer, killed_s: float, report: Report, timeline: Timeline
-) -> None:
-    victim = cluster.endpoint(report.leader_killed)
-
-    def next_write() -> Acknowledged | None:
-        return writer.first_after(killed_s, victim)
-
-    _wait(lambda: next_write() is not None or writer.error is not None, "the next write")
-    write = next_write()
-    if write is None:
-        timeline.problem(f"the client cannot write any more: {writer.error}")
-        return
-    report.failover_ms = round((write.at_s - killed_s) * 1000, 1)
-    by = next(node for node in cluster.nodes if cluster.endpoint(node) == write.endpoint)
-    timeline.tell(
-        f"the next write of the client is acknowledged, by {by}: {report.failover_ms} ms after "
-        f"the kill"
-    )
-    report.new_leader = cluster.leader()
-    timeline.tell(f"{report.new_leader} leads now")
-
-
-def _check_copy(
-    peer: PeerProcess, copy: Path, patience_s: float, report: Report, timeline: Timeline
-) -> None:
-    try:
-        answer = peer.answer(patience_s)
-    except LocalError as error:
-        timeline.problem(str(error))
-        return
-    seconds = float(answer["seconds"])
-    rate_mb_s = report.bytes / 1e6 / seconds if seconds > 0 else 0.0
-    equal = copy.stat().st_size == report.bytes and _sha256(copy) == report.sha256
-    report.peers.append(
-        {"peer": peer.label, "seconds": seconds, "mb_s": round(rate_mb_s, 1), "equal": equal}
-    )
-    if equal:
-        took = f"{size(report.bytes)} in {seconds:.2f} s, {rate_mb_s:.0f} MB/s"
-        timeline.tell(f"{peer.label}: {took}; SHA-256 equal")
-    else:
-        timeline.problem(f"{peer.label}: the copy has another SHA-256")
-
-
-def _check_writes(cluster: Cluster, writer: Writer, report: Report, timeline: Timeline) -> None:
-    """Every write that was acknowledged before, during and after the kill must be there."""
-    acknowledged = {write.name for write in writer.acknowledged}
-    with TrackerClient(cluster.endpoints) as client:
-        found = {record.name for record in client.files("demo/writes/")}
-    report.writes_acknowledged = len(acknowledged)
-    report.writes_lost = len(acknowledged - found)
-    if writer.error is not None:
-        timeline.problem(f"the client's writing ended: {writer.error}")
-    if report.writes_lost:
-        timeline.problem(f"{report.writes_lost} of {len(acknowledged)} acknowledged writes lost")
-    else:
-        timeline.tell(f"all {len(acknowledged)} acknowledged writes are there")
 
 
 def _sha256(path: Path) -> str:

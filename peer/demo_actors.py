@@ -28,6 +28,7 @@ from tracker_raft.errors import LocalError, P2PError
 
 STOP_GRACE_S = 5.0
 PIECE_BYTES = 512 * 1024
+WRITES = "demo/writes/"
 WRITE_PAUSE_S = 0.002
 """Between two writes: often enough to measure by, and it leaves the processors to the transfer."""
 
@@ -175,7 +176,7 @@ class Writer:
         count = 0
         while not self._stop.is_set():
             count += 1
-            name = f"demo/writes/{count:06d}"
+            name = f"{WRITES}{secrets.token_hex(4)}-{count:06d}"
             try:
                 self._client.publish(
                     name,
