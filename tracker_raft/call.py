@@ -14,7 +14,6 @@ from typing import Any
 from tracker_raft import wire
 from tracker_raft.commands import Level, Operation
 from tracker_raft.config import Address
-from tracker_raft.connection import ConnectionLost
 from tracker_raft.deadline import Deadline
 from tracker_raft.errors import (
     LocalError,
@@ -83,18 +82,20 @@ class Call:
         message["deadline_ms"] = max(1, int(left_s * 1000))
         return message
 
-    def note_lost(self, address: Address, lost: ConnectionLost) -> None:
-        self.happened[address] = str(lost)
+    def note_lost(self, address: Address, what: str, *, sent: bool) -> None:
+        """An attempt ended without a reply; ``sent``: its whole request had left this machine."""
+        self.happened[address] = what
         self.declined.pop(address, None)
-        self.note_sent(lost.sent)
+        self._note_sent(sent)
 
     def note_declined(self, address: Address, error: P2PError) -> None:
+        """A tracker answered what does not settle the call."""
         self.happened[address] = f"answered {error.code} ({error.message})"
         self.declined.pop(address, None)  # so that the last one stands last
         self.declined[address] = error
-        self.note_sent(isinstance(error, OutcomeUnknown))
+        self._note_sent(isinstance(error, OutcomeUnknown))
 
-    def note_sent(self, sent: bool) -> None:
+    def _note_sent(self, sent: bool) -> None:
         """Only writes in a session matter: all other operations may be repeated at will."""
         self.may_have_run = self.may_have_run or (sent and self.session is not None)
 

@@ -3,7 +3,8 @@
 Rules
 -----
 * A new connection sends its hello and its first request in one go: one round trip, not two.
-* Whoever asks says until when; no socket call waits longer than that deadline.
+* Whoever asks says until when; no socket call waits longer than that deadline. (The system's
+  look-up of a host name knows no deadline; addresses in numbers need none.)
 * A connection on which anything went wrong, or on which a reply is still owed, is never used
   again: its late reply would be taken for the next one's.
 * :class:`ConnectionLost` says whether the whole request had left this machine. If it had not, the

@@ -174,7 +174,7 @@ class Requester:
         try:
             answer = self._exchange(choice.address, call)
         except ConnectionLost as lost:
-            call.note_lost(choice.address, lost)
+            call.note_lost(choice.address, str(lost), sent=lost.sent)
             self.rotation.failed(choice, self._clock())
             self._pool.forget(choice.address)
             return None
@@ -217,7 +217,7 @@ class Requester:
             except ConnectionLost as lost:
                 if not lost.stale:
                     raise
-                call.note_lost(address, lost)
+                call.note_lost(address, str(lost), sent=lost.sent)
                 self._pool.forget(address)  # they were closed together, most likely
         dialling = call.deadline.within(self._config.connect_timeout_s)
         return self._request(self._pool.connect(address, dialling), call)
@@ -233,7 +233,7 @@ class Requester:
         try:
             answer = self._exchange(address, call)
         except ConnectionLost as lost:
-            call.note_lost(address, lost)
+            call.note_lost(address, str(lost), sent=lost.sent)
             raise call.failure((address,)) from lost
         finally:
             if address not in self.rotation.addresses:

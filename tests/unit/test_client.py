@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import random
 import re
+import socket
 import threading
 import time
 from collections.abc import Callable
@@ -25,7 +26,6 @@ from tracker_raft.errors import (
     NoLeader,
     NotFound,
     NoTracker,
-    P2PError,
     Refused,
     TooLarge,
     Unsupported,
@@ -488,9 +488,15 @@ def test_a_reply_that_cannot_be_read_is_a_clear_error() -> None:
             tracker.lookup("a")
 
 
-def test_every_error_of_the_client_is_ours() -> None:
-    """Broken: a caller who catches P2PError still meets a bare OSError."""
-    for host in ("host.invalid", "127.0.0.1"):
-        address = Address(host, dead_address().port)
-        with client(address) as tracker, pytest.raises(P2PError, match=host):
-            tracker.lookup("a", deadline_s=0.05)
+def test_a_name_that_is_not_known_is_told_like_any_other_trouble(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Broken: a mistyped host name reaches the caller as a bare OSError of the resolver."""
+
+    def unknown(*args: object, **options: object) -> object:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr("tracker_raft.connection.socket.getaddrinfo", unknown)
+    text = "tracker.test:7001 has no known address .*Name or service not known"
+    with client(Address("tracker.test", 7001)) as tracker, pytest.raises(NoTracker, match=text):
+        tracker.lookup("a", deadline_s=0.1)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import random
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import fake_tracker as fake
 import pytest
@@ -22,6 +24,7 @@ from tracker_raft.errors import (
     NoTracker,
     OutcomeUnknown,
     SessionExpired,
+    Unavailable,
 )
 from tracker_raft.request_session import RequestSession
 
@@ -264,3 +267,56 @@ def test_an_unreadable_reply_to_a_write_is_not_taken_for_a_failure() -> None:
         one.script(lambda line, request: line.answer(request, {"ok": {"file": 7}}))
         with pytest.raises(OutcomeUnknown, match="answered publish in a way"):
             publish(tracker, "second")
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_whatever_is_lost_every_answer_is_true(seed: int) -> None:
+    """Broken: under some mix of losses a write runs twice, or a caller is told what is not so."""
+    chance = random.Random(seed)
+    cluster = FakeCluster()
+
+    def doubt(line: fake.Line, request: wire.Message) -> None:
+        if chance.random() < 0.5:
+            cluster.serve(request)
+        line.answer(request, {"error": "outcome_unknown", "message": "leader lost"})
+
+    troubles = [
+        fake.run_and_hang_up,
+        fake.run_and_die_in_mid_reply,
+        fake.run_and_stay_silent,
+        fake.hang_up,
+        fake.silent,
+        fake.fail("no_leader"),
+        fake.fail("busy", retry_after_ms=5),
+        doubt,
+    ]
+
+    def moody(line: fake.Line, request: wire.Message) -> None:
+        if chance.random() < 0.02:
+            with cluster.lock:
+                cluster.sessions.clear()
+        (fake.serve if chance.random() < 0.4 else chance.choice(troubles))(line, request)
+
+    config = replace(QUICK, attempt_timeout_s=0.02)
+    done, refused, unknown = [], [], []
+    with (
+        FakeTracker(cluster, always=moody) as one,
+        FakeTracker(cluster, always=moody) as two,
+        client(one, two, config=config) as tracker,
+    ):
+        for number in range(60):
+            name = f"w{number}"
+            try:
+                deadline_s = chance.choice([0.03, 2.0])
+                assert publish(tracker, name, deadline_s).created, (
+                    "created says that this was the only run"
+                )
+                done.append(name)
+            except OutcomeUnknown:
+                unknown.append(name)
+            except (Unavailable, SessionExpired):
+                refused.append(name)
+    assert set(done) <= set(cluster.files), f"seed {seed}: acknowledged and not there"
+    assert not set(refused) & set(cluster.files), f"seed {seed}: said not to have happened"
+    assert cluster.runs.count("publish") == len(cluster.files), f"seed {seed}: a write ran twice"
+    assert done and unknown, f"seed {seed}: the mix was too mild or too wild to show anything"
