@@ -366,7 +366,8 @@ class Download:
                 pieces, ranges = self.store.manifest.pieces, self.swarm.missing()
                 missing = f"{ranges.count} of {pieces.count} pieces are missing (numbers {ranges})"
             troubles = [
-                f"{peer} at {known.record.address} {known.trouble or 'sent nothing'}"
+                f"{peer} at {known.record.address} "
+                f"{self.swarm.useless(peer) or known.trouble or 'sent nothing'}"
                 for peer, known in self._known.items()
             ]
             if self._tracker_trouble:

@@ -13,7 +13,6 @@ from peer.manifest import Manifest, content_id
 from peer.scan import Scanned, SourceFile
 from tracker_raft.errors import Damaged, LocalError
 
-
 _log = logging.getLogger(__name__)
 
 

@@ -27,6 +27,7 @@ import fcntl
 import hashlib
 import os
 import shutil
+import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -218,6 +219,7 @@ class Store:
         """Empty what an earlier fetch left, then make the directories."""
         if not self._tree:
             os.ftruncate(self._lock_fd, 0)
+            _set_executable(self._lock_fd, self.manifest.files[0].executable)
             return
         with os.scandir(self.part) as entries:
             for entry in entries:
@@ -260,6 +262,14 @@ def _create(place: str, executable: bool, flags: int) -> int:
     """Open or make a file; the umask applies as it does to any new file."""
     flags |= os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
     return os.open(place, flags, 0o777 if executable else 0o666)
+
+
+def _set_executable(fd: int, executable: bool) -> None:
+    """Let those run a file who may read it, or nobody."""
+    mode = stat.S_IMODE(os.fstat(fd).st_mode)
+    wanted = (mode | (mode & 0o444) >> 2) if executable else mode & ~0o111
+    if wanted != mode:
+        os.fchmod(fd, wanted)
 
 
 def _reserve(fd: int, size: int) -> None:
