@@ -164,7 +164,7 @@ class Engine(SyncObj):  # type: ignore[misc]  # the library is untyped
         agreed = sorted(match, reverse=True)[len(match) // 2]
         if agreed <= self.raftCommitIndex:
             return False
-        return self._log.term_at(agreed) == self.raftCurrentTerm
+        return bool(self._log.term_at(agreed) == self.raftCurrentTerm)
 
     # -- what the replica does -------------------------------------------------------------------
 

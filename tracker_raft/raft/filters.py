@@ -80,6 +80,12 @@ class Verdict:
 DROP = Verdict()
 
 
+def is_raft(message: Message) -> bool:
+    """Whether a message of a member, of whatever type its ``type`` is, is the engine's."""
+    kind = message.get("type")
+    return type(kind) is str and kind in RAFT_TYPES
+
+
 def acknowledge(last: int) -> Message:
     """A success acknowledgement for everything up to ``last``, in the library's words."""
     return {"type": "next_node_idx", "next_node_idx": last + 1, "reset": False, "success": True}
@@ -117,12 +123,14 @@ def _acknowledgement(message: Message, here: Situation) -> Verdict:
 
 def _malformed(message: Message) -> str | None:
     kind = message.get("type")
-    if kind not in RAFT_TYPES:
+    if type(kind) is not str or kind not in RAFT_TYPES:
         return f"message type {kind!r}"
     for name in _FIELDS[kind]:
         if not _is_index(message.get(name)):
             return f"{kind} with {name}={message.get(name)!r}"
     if kind == "next_node_idx":
+        if message["next_node_idx"] < 2:  # entry 1 is the same in every log; nobody lacks it
+            return f"{kind} with next_node_idx={message['next_node_idx']}"
         for name in ("reset", "success"):
             if type(message.get(name)) is not bool:
                 return f"{kind} with {name}={message.get(name)!r}"

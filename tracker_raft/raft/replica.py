@@ -361,7 +361,7 @@ class Replica:
 
     def link_message(self, node: str, message: Message) -> None:
         """One message of a member; one that makes no sense costs it the link."""
-        if message.get("type") in filters.RAFT_TYPES:
+        if filters.is_raft(message):
             self._guarded(self._raft_message, node, message)
         else:
             self._guarded(self._colleagues.received, node, message)

@@ -1,0 +1,93 @@
+"""PySyncObj as the replica drives it: when the next tick has something to do, and when not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from engine_driver import Member, acknowledgement, append, entry
+
+from tracker_raft.raft.engine import Role
+
+
+@pytest.fixture
+def member(tmp_path: Path) -> Iterator[Member]:
+    member = Member(tmp_path)
+    yield member
+    member.close()
+
+
+def test_commit_would_move_only_when_the_next_tick_moves_it(member: Member) -> None:
+    """Broken: a leader waits a heartbeat for a commit it could make now, or ticks for nothing."""
+    term = member.lead()
+    assert not member.engine.commit_would_move()
+    member.filtered("n2", acknowledgement(term, 3))
+    assert member.engine.commit_would_move()
+    member.engine.doTick(0)
+    assert member.engine.raftCommitIndex == 2
+    assert not member.engine.commit_would_move()
+
+
+def test_a_follower_catching_up_on_older_terms_moves_no_commit(member: Member) -> None:
+    """Broken: the loop spins at full load, and floods the links, until the follower is level.
+
+    Entries of older terms are not committed by counting (Raft paper, 5.4.2), so agreement on
+    them gives the next tick nothing to do.
+    """
+    member.follow([1, 1, 1, 1])
+    term = member.lead()
+    member.filtered("n2", acknowledgement(term, 5))
+    assert not member.engine.commit_would_move()
+    member.engine.doTick(0)
+    assert member.engine.raftCommitIndex == 1
+    member.filtered("n2", acknowledgement(term, member.journal.last_index + 1))
+    assert member.engine.commit_would_move()
+
+
+def test_an_acknowledgement_does_not_send_what_is_in_flight_again(member: Member) -> None:
+    """Broken: under load a leader sends everything that is in flight again for every ack."""
+    term = member.lead()
+    member.propose(3)
+    member.engine.send_now()
+    member.engine.doTick(0)  # 3, 4 and 5 are on their way; the no-op, 2, went with the election
+    member.line.sent.clear()
+    member.filtered("n2", acknowledgement(term, 3))
+    member.engine.send_now()
+    member.engine.doTick(0)
+    assert [message["entries"] for _, message in member.line.sent] == [[], []]
+
+
+def test_what_got_lost_is_sent_again_once_the_follower_asks(member: Member) -> None:
+    """Broken: a follower that missed an append would never get it."""
+    term = member.lead()
+    member.propose(3)
+    member.engine.send_now()
+    member.engine.doTick(0)
+    member.line.sent.clear()
+    member.filtered("n2", acknowledgement(term, 3, success=False, reset=True))
+    member.engine.send_now()
+    member.engine.doTick(0)
+    again = {to: [e[1] for e in message["entries"]] for to, message in member.line.sent}
+    assert again == {"n2": [3, 4, 5], "n3": []}
+
+
+def test_a_leader_proposes_only_behind_its_own_no_op(member: Member) -> None:
+    """Broken: a new leader would stamp and answer before it knows what was committed before it."""
+    term = member.lead()
+    assert member.engine.role is Role.LEADER
+    assert not member.engine.leads
+    member.filtered("n3", acknowledgement(term, 3))
+    member.engine.doTick(0)
+    assert member.engine.leads
+    assert member.applied == [(2, None)]
+
+
+def test_an_older_leader_is_left_for_a_newer_one(member: Member) -> None:
+    """Broken: two leaders, of which the older goes on proposing."""
+    term = member.lead()
+    member.filtered("n3", append(term + 1, (1, 0), [entry(2, term + 1)]))
+    assert member.engine.role is Role.FOLLOWER
+    assert member.engine.leader == "n3"
+    assert member.terms == [0, term + 1]
+    assert member.roles == [Role.CANDIDATE, Role.LEADER, Role.FOLLOWER]
