@@ -177,7 +177,7 @@ def _start_new(
         layout = Layout(name, created, cluster_ports.places(nodes, base_port))
         crew = Crew(directory, layout, launch)
         try:
-            layout.save(directory)
+            _save(layout, directory)
             crew.start_all(until)
             return crew
         except BaseException as error:
@@ -187,6 +187,16 @@ def _start_new(
             if base_port is not None or not lost_race or not attempts_left:
                 raise
     raise AssertionError("the last attempt returns or raises")
+
+
+def _save(layout: Layout, directory: Path) -> None:
+    try:
+        layout.save(directory)
+    except OSError as error:
+        raise LocalError(
+            f"data directory {directory} cannot be used: {error.strerror or error}; "
+            f"nothing was started"
+        ) from error
 
 
 def check_nodes(nodes: int) -> None:

@@ -102,11 +102,13 @@ class Processes:
             mark = ProcessMark.of(child.pid)
             if mark is not None:
                 mark.save(self.mark_path(node))
-        except OSError as error:
+        except BaseException as error:
             # Without its mark nobody would find it again.
             child.kill()
             child.wait()
-            raise LocalError(f"{node} could not be started: {error}") from error
+            if isinstance(error, OSError):
+                raise LocalError(f"{node} could not be started: {error}") from error
+            raise
 
     def _parent_pipe(self) -> int:
         """The read end; both ends stay open here until :meth:`close`."""

