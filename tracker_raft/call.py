@@ -62,6 +62,14 @@ class Call:
     declined: dict[Address, P2PError] = field(default_factory=dict)
     """Of those, the ones that answered but could not serve or settle it."""
 
+    def is_over(self, last_attempt_s: float) -> bool:
+        """Whether no further attempt may begin: the deadline is over, or so near that an attempt
+        could only spoil what is certain so far, that nothing happened."""
+        left_s = self.deadline.left_s()
+        return left_s <= 0 or (
+            self.attempts > 0 and not self.may_have_run and left_s < last_attempt_s
+        )
+
     def envelope(self, seen: int, waiting: Deadline) -> wire.Message:
         """The request map, without its id, of an attempt that waits until ``waiting``.
 

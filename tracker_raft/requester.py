@@ -62,9 +62,9 @@ from tracker_raft.rotation import ENDPOINTS_MAX, Choice, Rotation
 
 CLOSE_SESSION_S = 0.5
 """A client that closes waits no longer than this for its request session to be closed."""
-LAST_ROUND_S = 0.05
-"""No further round begins with less time than this while "it did not happen" can be said: a write
-sent too late to be answered would only turn that into "unknown"."""
+LAST_ATTEMPT_S = 0.05
+"""No further attempt begins with less time than this while "it did not happen" can be said: a
+write sent too late to be answered would only turn that into "unknown"."""
 _IN_SESSION = tuple(cls for cls in commands.WRITES if cls is not commands.OpenSession)
 
 
@@ -151,14 +151,13 @@ class Requester:
                 return reply
             wait_s = max(backoff.next_s(), self.rotation.wake_in_s(self._clock()))
             self._closed.wait(min(wait_s, call.deadline.left_s()))
-            late = not call.may_have_run and call.deadline.left_s() < LAST_ROUND_S
-            if late or call.deadline.over or self._closed.is_set():
+            if call.is_over(LAST_ATTEMPT_S) or self._closed.is_set():
                 raise call.failure(self.rotation.addresses, closed=self._closed.is_set())
 
     def _round(self, call: Call) -> Reply | None:
         """Ask each endpoint that may be asked, once. None: none of them settled the call."""
         tried: list[Address] = []
-        while not call.deadline.over and not self._closed.is_set():
+        while not call.is_over(LAST_ATTEMPT_S) and not self._closed.is_set():
             choice = self.rotation.choose(tried, self._clock())
             if choice is None:
                 break

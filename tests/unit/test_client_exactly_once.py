@@ -191,7 +191,7 @@ def test_a_definite_failure_is_not_spoiled_by_a_last_attempt_sent_too_late(
 ) -> None:
     """Broken: a cluster without a leader answers "not run" all along, and the caller hears
     "unknown" because one more attempt was sent when there was no time left to answer it."""
-    monkeypatch.setattr("tracker_raft.requester.LAST_ROUND_S", 1.0)
+    monkeypatch.setattr("tracker_raft.requester.LAST_ATTEMPT_S", 1.0)
     with FakeTracker() as one, client(one) as tracker:
         publish(tracker, "first")
         began = time.monotonic()
