@@ -73,23 +73,48 @@ def _read_records(data: memoryview) -> Iterator[tuple[int, int, memoryview]]:
         offset = end
 
 
-def _valid_record_after(data: memoryview, bad: int) -> bool:
-    """Whether any record behind the bad one at offset ``bad`` verifies.
+def _header(identity: dict[str, Any]) -> bytes:
+    return bytes([HEADER]) + bytes(msgpack.packb(identity))
 
-    The chain is picked up from the stored CRC of any plausible header, so this finds intact
-    records also when the length of the bad one is what was damaged.
+
+def _torn_header(data: memoryview, identity: dict[str, Any]) -> bool:
+    """Whether this is what a crash in the very first write of this journal can have left."""
+    whole, _ = _frame(_header(identity), 0)
+    return whole.startswith(bytes(data).rstrip(b"\0"))
+
+
+def _record_at(data: memoryview, start: int) -> tuple[memoryview, int] | None:
+    """Payload and stored CRC of what may be a record at ``start``; whether it is, its CRC tells."""
+    if start + _RECORD.size > len(data):
+        return None
+    length, stored = _RECORD.unpack_from(data, start)
+    end = start + _RECORD.size + length
+    if not 0 < length <= RECORD_BYTES_MAX or end > len(data):
+        return None
+    return data[start + _RECORD.size : end], stored
+
+
+def _valid_record_after(data: memoryview, bad: int, crc: int) -> bool:
+    """Whether any record behind the bad one at offset ``bad`` verifies; ``crc`` is the one before.
+
+    Where the next record begins is not known, the length may be what was damaged; so every offset
+    is tried. What it is chained to is one of three: the CRC the bad record carries (its payload or
+    length was damaged), the CRC of the bytes up to here as its payload (its header was), or, for a
+    record further on, the CRC that the intact record in between carries.
     """
-    for start in range(bad, len(data) - 2 * _RECORD.size):
-        length, stored = _RECORD.unpack_from(data, start)
-        follow = start + _RECORD.size + length
-        if not 0 < length <= RECORD_BYTES_MAX or follow + _RECORD.size > len(data):
-            continue
-        next_length, next_stored = _RECORD.unpack_from(data, follow)
-        end = follow + _RECORD.size + next_length
-        if not 0 < next_length <= RECORD_BYTES_MAX or end > len(data):
-            continue
-        if zlib.crc32(data[follow + _RECORD.size : end], stored) == next_stored:
-            return True
+    body = bad + _RECORD.size
+    if body > len(data):
+        return False
+    carried = _RECORD.unpack_from(data, bad)[1]
+    for start in range(body, len(data)):
+        if (found := _record_at(data, start)) is not None:
+            payload, stored = found
+            if stored in (zlib.crc32(payload, carried), zlib.crc32(payload, crc)):
+                return True
+            follower = _record_at(data, start + _RECORD.size + len(payload))
+            if follower is not None and zlib.crc32(follower[0], stored) == follower[1]:
+                return True
+        crc = zlib.crc32(data[start : start + 1], crc)
     return False
 
 
@@ -130,7 +155,9 @@ class FileJournal(Journal):  # type: ignore[misc]  # the library is untyped
             self._replay(payload, first=good == 0, identity=identity)
             good, self._crc = end, crc
         if good < size:
-            if _valid_record_after(data, good):
+            if good == 0 and not _torn_header(data, identity):
+                raise Damaged(f"{self.path}: does not begin like a journal; nothing was changed")
+            if _valid_record_after(data, good, self._crc):
                 raise Damaged(
                     f"{self.path}: the record at byte {good} is damaged and valid ones follow; "
                     f"the node must not vote or lead with this log. Nothing was changed"
@@ -140,7 +167,7 @@ class FileJournal(Journal):  # type: ignore[misc]  # the library is untyped
             self.bytes_cut = size - good
         os.lseek(self._file, good, os.SEEK_SET)
         if good == 0:
-            self._append(bytes([HEADER]) + msgpack.packb(identity))
+            self._append(_header(identity))
             self.sync()
 
     def _replay(self, payload: memoryview, *, first: bool, identity: dict[str, Any]) -> None:
@@ -225,6 +252,11 @@ class FileJournal(Journal):  # type: ignore[misc]  # the library is untyped
         self.syncs += 1
 
     def _append(self, payload: bytes) -> None:
+        if len(payload) > RECORD_BYTES_MAX:  # written, it would be taken for a torn tail
+            raise LocalError(
+                f"{self.path}: record of {len(payload)} bytes, limit {RECORD_BYTES_MAX}; "
+                f"not written"
+            )
         record, self._crc = _frame(payload, self._crc)
         self._buffer += record
 
