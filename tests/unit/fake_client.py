@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from tracker_raft.commands import FileRecord, PeerRecord
@@ -32,6 +32,7 @@ class FakeClient:
         self.leases: set[str] = set()
         self.away = False
         self.renewals = 0
+        self.on_peers: Callable[[], object] = lambda: None
 
     def _here(self) -> None:
         if self.away:
@@ -129,6 +130,7 @@ class FakeClient:
         deadline_s: float | None = None,
     ) -> Swarm:
         self._here()
+        self.on_peers()
         with self._lock:
             found = [record for _, record in sorted(self.swarms.get(content, {}).items())]
         return Swarm(tuple(found[skip:] + found[:skip])[:limit], len(found))
