@@ -23,7 +23,7 @@ from typing import Any, Self
 import psutil
 
 from tracker_raft.client import TrackerClient
-from tracker_raft.cluster_process import child_environment, log_tail
+from tracker_raft.cluster.process import child_environment, log_tail
 from tracker_raft.errors import LocalError, P2PError
 
 STOP_GRACE_S = 5.0

@@ -15,12 +15,12 @@ from typing import Any, TypeVar
 import click
 import platformdirs
 
-from tracker_raft import cluster_status
 from tracker_raft.cli_node import node
 from tracker_raft.cluster import Cluster
-from tracker_raft.cluster_process import log_tail
-from tracker_raft.cluster_state import Layout
-from tracker_raft.cluster_status import NodeReport, leader_of
+from tracker_raft.cluster import status as cluster_status
+from tracker_raft.cluster.process import log_tail
+from tracker_raft.cluster.state import Layout
+from tracker_raft.cluster.status import NodeReport, leader_of
 from tracker_raft.errors import BadRequest, LocalError, NotFound
 from tracker_raft.terminal import APP, emit_json, last_cluster, remember_cluster, sigterm_interrupts
 

@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 import click
 import platformdirs
 
-from tracker_raft.cluster_state import Layout, read_json, write_whole
+from tracker_raft.cluster.state import Layout, read_json, write_whole
 from tracker_raft.config import Address
 from tracker_raft.errors import BadRequest, Damaged, LocalError, P2PError
 

@@ -18,10 +18,10 @@ import pytest
 from click.testing import CliRunner
 from processes import processes_naming, wait_until
 
-from tracker_raft import cluster_ports
 from tracker_raft.__main__ import main
 from tracker_raft.cluster import Cluster
-from tracker_raft.cluster_state import NodePlace
+from tracker_raft.cluster import ports as cluster_ports
+from tracker_raft.cluster.state import NodePlace
 from tracker_raft.config import Address
 from tracker_raft.errors import BadRequest, LocalError, NotFound
 

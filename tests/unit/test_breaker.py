@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tracker_raft.breaker import Backoff, Breaker
+from tracker_raft.client.breaker import Backoff, Breaker
+from tracker_raft.client.rotation import ENDPOINTS_MAX, Choice, Rotation
 from tracker_raft.config import Address, ClientConfig
 from tracker_raft.errors import BadRequest
-from tracker_raft.rotation import ENDPOINTS_MAX, Choice, Rotation
 
 CONFIG = ClientConfig(breaker_failures=2, breaker_open_min_s=1.0, breaker_open_max_s=4.0)
 A, B, C = (Address("127.0.0.1", port) for port in (7001, 7002, 7003))

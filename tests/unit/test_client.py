@@ -17,6 +17,7 @@ import pytest
 from fake_tracker import FakeCluster, FakeTracker, dead_address
 
 from tracker_raft.client import Published, TrackerClient
+from tracker_raft.client.requester import CLOSE_SESSION_S, LAST_ATTEMPT_S
 from tracker_raft.commands import Level, Lookup
 from tracker_raft.config import Address, ClientConfig
 from tracker_raft.errors import (
@@ -30,7 +31,6 @@ from tracker_raft.errors import (
     TooLarge,
     Unsupported,
 )
-from tracker_raft.requester import CLOSE_SESSION_S, LAST_ATTEMPT_S
 
 CONTENT = bytes(range(32))
 PATIENT = ClientConfig(
@@ -101,7 +101,7 @@ def test_every_method_says_what_it_means_and_reads_what_comes_back() -> None:
 
 def test_files_pages_through_all_names(monkeypatch: pytest.MonkeyPatch) -> None:
     """Broken: a long listing loses or repeats names at the edge of a page."""
-    monkeypatch.setattr("tracker_raft.client.FILES_PAGE", 3)
+    monkeypatch.setattr("tracker_raft.client.tracker_client.FILES_PAGE", 3)
     with FakeTracker() as one, client(one) as tracker:
         names = [f"data/{number:02}" for number in range(10)]
         for name in [*names, "other"]:
@@ -455,7 +455,7 @@ def test_a_forked_child_uses_nothing_of_its_parent(monkeypatch: pytest.MonkeyPat
     """Broken: parent and child share a session and are answered with each other's replies."""
     with FakeTracker() as one, client(one) as tracker:
         publish(tracker)
-        monkeypatch.setattr("tracker_raft.requester.os.getpid", lambda: -1)
+        monkeypatch.setattr("tracker_raft.client.requester.os.getpid", lambda: -1)
         publish(tracker, "models/b")
         sent = [(r["session"], r["seq"]) for r in one.requests if r["op"] == "publish"]
         assert sent == [(1, 1), (2, 1)] and one.connections == 2
@@ -496,7 +496,7 @@ def test_a_name_that_is_not_known_is_told_like_any_other_trouble(
     def unknown(*args: object, **options: object) -> object:
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
-    monkeypatch.setattr("tracker_raft.connection.socket.getaddrinfo", unknown)
+    monkeypatch.setattr("tracker_raft.client.connection.socket.getaddrinfo", unknown)
     text = "tracker.test:7001 has no known address .*Name or service not known"
     with client(Address("tracker.test", 7001)) as tracker, pytest.raises(NoTracker, match=text):
         tracker.lookup("a", deadline_s=0.1)

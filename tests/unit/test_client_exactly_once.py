@@ -14,8 +14,9 @@ from fake_tracker import FakeCluster, FakeTracker
 from test_client import CONTENT, QUICK, client, publish
 
 from tracker_raft import wire
+from tracker_raft.client.deadline import Deadline
+from tracker_raft.client.request_session import RequestSession
 from tracker_raft.commands import CloseSession
-from tracker_raft.deadline import Deadline
 from tracker_raft.errors import (
     Busy,
     Conflict,
@@ -26,7 +27,6 @@ from tracker_raft.errors import (
     SessionExpired,
     Unavailable,
 )
-from tracker_raft.request_session import RequestSession
 
 
 @pytest.mark.parametrize(
@@ -191,7 +191,7 @@ def test_a_definite_failure_is_not_spoiled_by_a_last_attempt_sent_too_late(
 ) -> None:
     """Broken: a cluster without a leader answers "not run" all along, and the caller hears
     "unknown" because one more attempt was sent when there was no time left to answer it."""
-    monkeypatch.setattr("tracker_raft.requester.LAST_ATTEMPT_S", 1.0)
+    monkeypatch.setattr("tracker_raft.client.requester.LAST_ATTEMPT_S", 1.0)
     with FakeTracker() as one, client(one) as tracker:
         publish(tracker, "first")
         began = time.monotonic()

@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
-from tracker_raft import cluster_ports
-from tracker_raft.cluster_ports import KERNEL_RANGE, places, require_free
-from tracker_raft.cluster_process import Processes, log_tail
-from tracker_raft.cluster_state import Layout, NodePlace, ProcessMark
-from tracker_raft.cluster_status import NodeReport, events, leader_of, to_json
+from tracker_raft.cluster import ports as cluster_ports
+from tracker_raft.cluster.ports import KERNEL_RANGE, places, require_free
+from tracker_raft.cluster.process import Processes, log_tail
+from tracker_raft.cluster.state import Layout, NodePlace, ProcessMark
+from tracker_raft.cluster.status import NodeReport, events, leader_of, to_json
 from tracker_raft.config import Address
 from tracker_raft.errors import BadRequest, Damaged, LocalError
 

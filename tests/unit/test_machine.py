@@ -19,10 +19,10 @@ from tracker_raft.commands import (
     check_text,
 )
 from tracker_raft.config import MachineLimits
-from tracker_raft.digest import Digest
 from tracker_raft.entries import pack_entry, pack_operation
 from tracker_raft.errors import BadRequest, NotFound
 from tracker_raft.machine import LOG_WORDS, Applied, TrackerMachine
+from tracker_raft.machine.digest import Digest
 
 
 def test_a_new_machine_is_empty_and_the_same_everywhere() -> None:

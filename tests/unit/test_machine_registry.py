@@ -10,7 +10,7 @@ from machine_driver import Driver, content, publish
 from tracker_raft.commands import List, Lookup
 from tracker_raft.config import MachineLimits
 from tracker_raft.errors import NotFound
-from tracker_raft.registry import LOOKUP_FILES_MAX
+from tracker_raft.machine.registry import LOOKUP_FILES_MAX
 
 
 def versions(driver: Driver, label: str) -> list[tuple[str, int]]:

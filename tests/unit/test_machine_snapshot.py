@@ -10,10 +10,10 @@ import msgpack
 import pytest
 from machine_driver import Driver, content, join, publish
 
-from tracker_raft import snapshot_format, wire
+from tracker_raft import wire
 from tracker_raft.commands import List, Lookup, Peers
 from tracker_raft.errors import Damaged, Unsupported
-from tracker_raft.machine import TrackerMachine
+from tracker_raft.machine import TrackerMachine, snapshot_format
 
 EMPTY_HASH = TrackerMachine().state_hash
 

@@ -12,7 +12,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from tracker_raft.cluster_state import Layout, NodePlace
+from tracker_raft.cluster.state import Layout, NodePlace
 from tracker_raft.config import Address
 from tracker_raft.errors import Conflict
 from tracker_raft.terminal import (

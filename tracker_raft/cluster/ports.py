@@ -11,7 +11,7 @@ import random
 import socket
 from pathlib import Path
 
-from tracker_raft.cluster_state import NodePlace
+from tracker_raft.cluster.state import NodePlace
 from tracker_raft.config import Address
 from tracker_raft.errors import BadRequest, LocalError
 

@@ -24,8 +24,8 @@ from collections import deque
 from collections.abc import Callable
 
 from tracker_raft import wire
+from tracker_raft.client.deadline import Deadline
 from tracker_raft.config import PROTOCOL_VERSION, Address, ClientConfig
-from tracker_raft.deadline import Deadline
 from tracker_raft.errors import BadRequest
 
 RECEIVE_BYTES = 64 * 1024

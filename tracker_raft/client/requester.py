@@ -40,12 +40,14 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 from tracker_raft import commands, wire
-from tracker_raft.breaker import Backoff
-from tracker_raft.call import Call, Reply
+from tracker_raft.client.breaker import Backoff
+from tracker_raft.client.call import Call, Reply
+from tracker_raft.client.connection import Connection, ConnectionLost, ConnectionPool
+from tracker_raft.client.deadline import Clock, Deadline
+from tracker_raft.client.request_session import RequestSession
+from tracker_raft.client.rotation import ENDPOINTS_MAX, Choice, Rotation
 from tracker_raft.commands import Level, Operation
 from tracker_raft.config import Address, ClientConfig, MachineLimits
-from tracker_raft.connection import Connection, ConnectionLost, ConnectionPool
-from tracker_raft.deadline import Clock, Deadline
 from tracker_raft.errors import (
     BadRequest,
     LocalError,
@@ -57,8 +59,6 @@ from tracker_raft.errors import (
     Unsupported,
     from_wire,
 )
-from tracker_raft.request_session import RequestSession
-from tracker_raft.rotation import ENDPOINTS_MAX, Choice, Rotation
 
 CLOSE_SESSION_S = 0.5
 """A client that closes waits no longer than this for its request session to be closed."""

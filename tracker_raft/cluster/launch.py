@@ -21,10 +21,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from tracker_raft import cluster_ports, cluster_status
-from tracker_raft.cluster_process import Processes, log_tail
-from tracker_raft.cluster_state import LAYOUT_NAME, Layout, NodePlace, require_directory
-from tracker_raft.cluster_status import NodeReport, leader_of
+from tracker_raft.cluster import ports, status
+from tracker_raft.cluster.process import Processes, log_tail
+from tracker_raft.cluster.state import LAYOUT_NAME, Layout, NodePlace, require_directory
+from tracker_raft.cluster.status import NodeReport, leader_of
 from tracker_raft.errors import BadRequest, LocalError
 
 NODES_MAX = 9
@@ -41,7 +41,7 @@ class Launch:
     """How nodes are started."""
 
     tied: bool = False
-    """Whether they end with this process; see :mod:`tracker_raft.cluster_process`."""
+    """Whether they end with this process; see :mod:`tracker_raft.cluster.process`."""
     log_level: str = "info"
     command: Sequence[str] = NODE_COMMAND
 
@@ -60,7 +60,7 @@ class Crew:
 
     def reports(self) -> list[NodeReport]:
         """All nodes in order, those that run asked at once."""
-        return cluster_status.ask([self.processes.report(place) for place in self.layout.nodes])
+        return status.ask([self.processes.report(place) for place in self.layout.nodes])
 
     def start(self, place: NodePlace) -> None:
         command = [*self.launch.command, "--id", place.node]
@@ -103,9 +103,9 @@ class Crew:
             time.sleep(POLL_S)
 
     def _why_gone(self, node: str) -> str:
-        status = self.processes.exit_status(node)
+        code = self.processes.exit_status(node)
         said = " | ".join(log_tail(self.processes.log_path(node), LOG_LINES_SHOWN))
-        how = "" if status is None else f" with status {status}"
+        how = "" if code is None else f" with status {code}"
         return f"{node} ended{how} while it was started: {said or 'it said nothing'}"
 
     def stop_all(self, grace_s: float) -> None:
@@ -153,7 +153,7 @@ def _start_again(crew: Crew, until: float) -> Crew:
             f"the cluster in {crew.data_dir} is up already ({', '.join(running)} running); "
             f"nothing was done"
         )
-    cluster_ports.require_free(crew.layout.nodes)
+    ports.require_free(crew.layout.nodes)
     try:
         crew.start_all(until)
     except BaseException:
@@ -174,7 +174,7 @@ def _start_new(
     for attempts_left in reversed(range(START_ATTEMPTS)):
         created = datetime.now(UTC).isoformat(timespec="seconds")
         name = f"p2p-{secrets.token_hex(4)}"
-        layout = Layout(name, created, cluster_ports.places(nodes, base_port))
+        layout = Layout(name, created, ports.places(nodes, base_port))
         crew = Crew(directory, layout, launch)
         try:
             _save(layout, directory)
@@ -183,7 +183,7 @@ def _start_new(
         except BaseException as error:
             crew.stop_all(0)
             crew.erase()
-            lost_race = isinstance(error, LocalError) and cluster_ports.busy(layout.nodes)
+            lost_race = isinstance(error, LocalError) and ports.busy(layout.nodes)
             if base_port is not None or not lost_race or not attempts_left:
                 raise
     raise AssertionError("the last attempt returns or raises")

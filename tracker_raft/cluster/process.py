@@ -24,9 +24,8 @@ from pathlib import Path
 
 import psutil
 
-import tracker_raft
-from tracker_raft.cluster_state import NodePlace, ProcessMark
-from tracker_raft.cluster_status import NodeReport
+from tracker_raft.cluster.state import NodePlace, ProcessMark
+from tracker_raft.cluster.status import NodeReport
 from tracker_raft.errors import LocalError
 
 LOG_BYTES_MAX = 16 * 1024 * 1024
@@ -199,7 +198,7 @@ def _is_stopped(process: psutil.Process) -> bool:
 def child_environment() -> dict[str, str]:
     """Ours, such that a child runs the same code even from a checkout that is not installed."""
     environment = dict(os.environ)
-    root = Path(tracker_raft.__file__).parent.parent
+    root = Path(__file__).parent.parent.parent
     if root.name not in ("site-packages", "dist-packages"):
         inherited = environment.get("PYTHONPATH")
         environment["PYTHONPATH"] = f"{root}{os.pathsep}{inherited}" if inherited else str(root)

@@ -28,8 +28,8 @@ from typing import Any
 import msgpack
 
 from tracker_raft.config import MachineLimits
-from tracker_raft.digest import Digest
 from tracker_raft.errors import BadRequest, LimitReached, OutcomeUnknown, SessionExpired
+from tracker_raft.machine.digest import Digest
 
 Reply = bytes | tuple[str, str]
 """A recorded reply: the msgpack of the ``ok`` map, or (error word, text). As bytes it is small,

@@ -21,7 +21,7 @@ import threading
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
-from tracker_raft.breaker import Breaker
+from tracker_raft.client.breaker import Breaker
 from tracker_raft.config import Address, ClientConfig
 from tracker_raft.errors import BadRequest
 

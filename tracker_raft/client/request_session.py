@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import threading
 
-from tracker_raft.deadline import Deadline
+from tracker_raft.client.deadline import Deadline
 from tracker_raft.errors import Busy
 
 

@@ -32,12 +32,12 @@ from dataclasses import dataclass
 from typing import Any, Self, TypeVar
 
 from tracker_raft import commands
-from tracker_raft.call import Reply
+from tracker_raft.client.call import Reply
+from tracker_raft.client.deadline import Clock, Deadline
+from tracker_raft.client.requester import Requester
 from tracker_raft.commands import FileRecord, Level, Operation, PeerRecord, parse_content_hex
 from tracker_raft.config import Address, ClientConfig
-from tracker_raft.deadline import Clock, Deadline
 from tracker_raft.errors import BadRequest, NotFound, OutcomeUnknown
-from tracker_raft.requester import Requester
 
 FILES_PAGE = 500
 """Names per page of :meth:`TrackerClient.files`; at most 1 KiB each, so half a frame's limit."""

@@ -27,8 +27,8 @@ from sortedcontainers import SortedDict, SortedList
 
 from tracker_raft.commands import CONTENT_ID_BYTES, FileRecord, List, Publish, split_version
 from tracker_raft.config import MachineLimits
-from tracker_raft.digest import Digest
 from tracker_raft.errors import BadRequest, Conflict, LimitReached, NotFound
+from tracker_raft.machine.digest import Digest
 
 LOOKUP_FILES_MAX: Final = 1_000
 """Records in the answer to a look-up by content; more are left out and told by ``more``. As many

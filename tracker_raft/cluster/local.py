@@ -6,9 +6,9 @@
         client = TrackerClient(cluster.endpoints)
         cluster.kill(cluster.leader())      # another one leads some milliseconds later
 
-What is on disk is in :mod:`tracker_raft.cluster_state`, processes are started and signalled in
-:mod:`tracker_raft.cluster_process`, what nodes say is read in :mod:`tracker_raft.cluster_status`,
-and the order in which all of it happens stands in :mod:`tracker_raft.cluster_launch`.
+What is on disk is in :mod:`tracker_raft.cluster.state`, processes are started and signalled in
+:mod:`tracker_raft.cluster.process`, what nodes say is read in :mod:`tracker_raft.cluster.status`,
+and the order in which all of it happens stands in :mod:`tracker_raft.cluster.launch`.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from tracker_raft import cluster_ports, cluster_status
-from tracker_raft.cluster_launch import (
+from tracker_raft.cluster import ports, status
+from tracker_raft.cluster.launch import (
     NODE_COMMAND,
     POLL_S,
     Crew,
@@ -31,8 +31,8 @@ from tracker_raft.cluster_launch import (
     check_nodes,
     locked,
 )
-from tracker_raft.cluster_state import Layout, NodePlace
-from tracker_raft.cluster_status import NodeReport, leader_of
+from tracker_raft.cluster.state import Layout, NodePlace
+from tracker_raft.cluster.status import NodeReport, leader_of
 from tracker_raft.errors import BadRequest, LocalError, NotFound
 
 STOP_GRACE_S = 10.0
@@ -149,7 +149,7 @@ class Cluster:
 
         What only the node itself knows is None when it does not answer. One second at most.
         """
-        return cluster_status.to_json(self.reports())
+        return status.to_json(self.reports())
 
     def leader(self, timeout_s: float = 10.0) -> str:
         """The node that a majority follows; waits for one.
@@ -220,7 +220,7 @@ class Cluster:
         until = time.monotonic() + timeout_s
         with locked(self.data_dir, timeout_s):
             self._processes.kill(node)
-            cluster_ports.require_free((place,))
+            ports.require_free((place,))
             self._crew.start(place)
         if wait:
             self._crew.wait_serving((node,), until)

@@ -12,9 +12,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tracker_raft import wire
+from tracker_raft.client.deadline import Deadline
+from tracker_raft.client.request_session import RequestSession
 from tracker_raft.commands import Level, Operation
 from tracker_raft.config import Address
-from tracker_raft.deadline import Deadline
 from tracker_raft.errors import (
     LocalError,
     NoTracker,
@@ -23,7 +24,6 @@ from tracker_raft.errors import (
     Unavailable,
     Unsupported,
 )
-from tracker_raft.request_session import RequestSession
 
 ANSWER_MARGIN_S = 0.1
 """Between the end of a tracker's time for an attempt and the end of the client's patience; a

@@ -27,8 +27,8 @@ from sortedcontainers import SortedList
 
 from tracker_raft.commands import CONTENT_ID_BYTES, Complete, Join, Leave, PeerRecord, Peers
 from tracker_raft.config import MachineLimits
-from tracker_raft.digest import Digest
 from tracker_raft.errors import BadRequest, LimitReached, NotFound
+from tracker_raft.machine.digest import Digest
 
 _COMPLETE: Final = b"\x00"
 _PARTIAL: Final = b"\x01"

@@ -10,12 +10,12 @@ Rules
   order. Time never goes back: an entry of a leader with an older time finds the time there is.
 * What this version does not know stops the node **before** anything of the entry is applied.
   Passing over it would leave this replica different from those that know it.
-* A write runs exactly once (:mod:`tracker_raft.sessions`); only ``open_session`` and the
+* A write runs exactly once (:mod:`tracker_raft.machine.sessions`); only ``open_session`` and the
   trackers' own ``renew`` stand outside of a session.
 
-The parts, each with its own rules: :mod:`~tracker_raft.registry` (names and versions),
-:mod:`~tracker_raft.swarm_table` (leases and swarms), :mod:`~tracker_raft.sessions`,
-:mod:`~tracker_raft.digest` (the state hash), :mod:`~tracker_raft.snapshot_format`.
+The parts, each with its own rules: :mod:`~tracker_raft.machine.registry` (names and versions),
+:mod:`~tracker_raft.machine.swarm_table` (leases and swarms), :mod:`~tracker_raft.machine.sessions`,
+:mod:`~tracker_raft.machine.digest` (the state hash), :mod:`~tracker_raft.machine.snapshot_format`.
 
 What to re-check when you change it: that every table reports each change to the digest (a
 restored machine computes it anew and refuses a difference), and that what an old log says still
@@ -28,7 +28,6 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
-from tracker_raft import snapshot_format
 from tracker_raft.commands import (
     RENEW_MANY,
     CloseSession,
@@ -44,12 +43,13 @@ from tracker_raft.commands import (
     Remove,
 )
 from tracker_raft.config import MachineLimits
-from tracker_raft.digest import Digest
 from tracker_raft.entries import Entry, LoggedOperation, unpack_entry
 from tracker_raft.errors import BadRequest, Damaged, P2PError, Unsupported
-from tracker_raft.registry import Registry
-from tracker_raft.sessions import SessionTable
-from tracker_raft.swarm_table import SwarmTable
+from tracker_raft.machine import snapshot_format
+from tracker_raft.machine.digest import Digest
+from tracker_raft.machine.registry import Registry
+from tracker_raft.machine.sessions import SessionTable
+from tracker_raft.machine.swarm_table import SwarmTable
 
 _LIMITS: Final = MachineLimits()
 

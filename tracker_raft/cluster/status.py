@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from tracker_raft.cluster_state import NodePlace
+from tracker_raft.cluster.state import NodePlace
 from tracker_raft.config import PROTOCOL_VERSION, Address, WireLimits
 from tracker_raft.errors import P2PError, from_wire
 from tracker_raft.wire import FrameDecoder, Message, encode
