@@ -83,8 +83,8 @@ def share(
                 follow_links=follow_links,
                 progress=lambda done, total: update(done, total, ""),
             )
-        _tell_shared(shared, as_json)
         try:
+            _tell_shared(shared, as_json)
             threading.Event().wait()
         except KeyboardInterrupt:
             if not as_json:

@@ -96,7 +96,7 @@ def scan(
     Raises :class:`BadRequest` for what a manifest cannot hold, :class:`LocalError` for what
     cannot be read or changed meanwhile. Reads only.
     """
-    top = os.fspath(path)
+    top = os.path.abspath(path)  # it is read again after the caller has gone elsewhere
     try:
         found_top = os.stat(top)
         if stat.S_ISREG(found_top.st_mode):

@@ -32,6 +32,7 @@ class FakeClient:
         self.leases: set[str] = set()
         self.away = False
         self.renewals = 0
+        self.grant_s = 60.0
         self.on_peers: Callable[[], object] = lambda: None
 
     def _here(self) -> None:
@@ -113,7 +114,7 @@ class FakeClient:
             if peer not in self.leases:
                 raise NotFound("no lease")
             self.renewals += 1
-        return 60.0
+        return self.grant_s
 
     def forget_leases(self) -> None:
         """What a tracker does when leases expire."""
