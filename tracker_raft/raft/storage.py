@@ -1,0 +1,147 @@
+"""The files of one node's directory, behind a narrow seam: real, or simulated with its failures.
+
+A write is durable after :meth:`sync` of its file and not before; a new, renamed or deleted name
+after :meth:`sync_names`. Errors are ``OSError`` and nothing else. Names have no directories.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from typing import Protocol
+
+from tracker_raft.raft.seams import Scheduler
+
+
+class Storage(Protocol):
+    """One directory. Offsets and sizes in bytes."""
+
+    def names(self) -> list[str]: ...
+    def read(self, name: str) -> bytes: ...
+
+    def allocate(self, name: str, size: int) -> None:
+        """Make a file of ``size`` zero bytes whose space is reserved: a write into it does not
+        run out of space. Durable when it returns. Nothing is left when it fails."""
+
+    def write(self, name: str, offset: int, data: bytes) -> None: ...
+    def sync(self, name: str) -> None: ...
+    def truncate(self, name: str, size: int) -> None: ...
+    def rename(self, old: str, new: str) -> None: ...
+    def delete(self, name: str) -> None: ...
+    def sync_names(self) -> None: ...
+    def close(self) -> None: ...
+
+
+class Directory:
+    """A real directory. Used by one thread at a time."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._open: dict[str, int] = {}
+
+    def names(self) -> list[str]:
+        return sorted(entry.name for entry in self.path.iterdir() if entry.is_file())
+
+    def read(self, name: str) -> bytes:
+        return (self.path / name).read_bytes()
+
+    def allocate(self, name: str, size: int) -> None:
+        file = os.open(self.path / name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            os.posix_fallocate(file, 0, size)
+            os.fsync(file)
+        except OSError:
+            os.close(file)
+            with suppress(OSError):
+                (self.path / name).unlink()
+            raise
+        self._open[name] = file
+        self.sync_names()
+
+    def _file(self, name: str) -> int:
+        if name not in self._open:
+            flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
+            self._open[name] = os.open(self.path / name, flags, 0o600)
+        return self._open[name]
+
+    def write(self, name: str, offset: int, data: bytes) -> None:
+        view = memoryview(data)
+        while view:
+            done = os.pwrite(self._file(name), view, offset)
+            view, offset = view[done:], offset + done
+
+    def sync(self, name: str) -> None:
+        os.fdatasync(self._file(name))
+
+    def truncate(self, name: str, size: int) -> None:
+        os.ftruncate(self._file(name), size)
+
+    def rename(self, old: str, new: str) -> None:
+        self._forget(old)
+        self._forget(new)
+        (self.path / old).replace(self.path / new)
+
+    def delete(self, name: str) -> None:
+        self._forget(name)
+        (self.path / name).unlink()
+
+    def sync_names(self) -> None:
+        directory = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
+
+    def close(self) -> None:
+        for name in list(self._open):
+            self._forget(name)
+
+    def _forget(self, name: str) -> None:
+        file = self._open.pop(name, None)
+        if file is not None:
+            os.close(file)
+
+    def __repr__(self) -> str:
+        return f"<Directory {self.path}>"
+
+
+Work = Callable[[], None]
+Done = Callable[[OSError | None], None]
+
+
+class Writer(Protocol):
+    """Does work on a storage beside the loop, one piece at a time, in order."""
+
+    def run(self, work: Work, done: Done) -> None:
+        """Do ``work``; then call ``done`` on the loop with the error it raised, or None."""
+
+    def close(self) -> None:
+        """Finish what was begun; nothing is reported afterwards."""
+
+
+class ThreadWriter:
+    """One thread, so that a slow disk does not stop heartbeats."""
+
+    def __init__(self, scheduler: Scheduler, call_threadsafe: Callable[..., object]) -> None:
+        self._call_threadsafe = call_threadsafe
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix="journal")
+        self._closed = False
+
+    def run(self, work: Work, done: Done) -> None:
+        self._executor.submit(work).add_done_callback(lambda future: self._report(future, done))
+
+    def _report(self, future: Future[None], done: Done) -> None:
+        if self._closed or future.cancelled():
+            return
+        error = future.exception()
+        if error is not None and not isinstance(error, OSError):
+            error = OSError(f"defect in the writer: {error!r}")
+        with suppress(RuntimeError):  # the loop is closed: nobody is left to be told
+            self._call_threadsafe(done, error)
+
+    def close(self) -> None:
+        self._closed = True
+        self._executor.shutdown(wait=True)
