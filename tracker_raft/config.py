@@ -84,9 +84,10 @@ class RaftTiming:
     """A leader that hears no majority for this long stops calling itself leader."""
     reconnect_min_s: float = 0.01
     reconnect_max_s: float = 0.5
-    stagger_s: float = 0.015
-    """Between two candidates when a leader's process is gone: rank × this. About one round trip
-    and one sync, so that the first candidate has won before the second stands."""
+    stagger_s: float = 0.06
+    """Between two candidates when a leader's process is gone: rank × this. Several round trips
+    and syncs of a busy machine, so that the first candidate has won before the second stands; a
+    second one with a better log does not wait for it."""
     entry_bytes_max: int = 512 * KIB
     """One Raft entry. Below half of the batch size, so the library never chunks it (S15)."""
     append_batch_bytes: int = 2 * MIB

@@ -21,14 +21,15 @@ from typing import Any
 from tracker_raft.config import NodeConfig
 from tracker_raft.errors import LocalError
 from tracker_raft.machine import TrackerMachine
-from tracker_raft.raft.journal import FileJournal
+from tracker_raft.raft.journal import SegmentJournal
 from tracker_raft.raft.links import Links
 from tracker_raft.raft.replica import Replica
+from tracker_raft.raft.segments import Identity
+from tracker_raft.raft.storage import Directory, ThreadWriter
 from tracker_raft.server import Server
 
 log = logging.getLogger("tracker_raft.node")
 
-JOURNAL_NAME = "journal"
 LOCK_NAME = "lock"
 
 
@@ -81,15 +82,17 @@ class Tracker:
             loop.add_signal_handler(number, self._stop.set)
         machine = TrackerMachine()
         links = Links(config, self.boot)
-        journal = FileJournal(
-            config.data_dir / JOURNAL_NAME, cluster=config.cluster, node=config.node
-        )
+        storage = Directory(config.data_dir)
+        identity = Identity(config.cluster, config.node, birth=secrets.token_hex(8))
+        journal = SegmentJournal(storage, identity)
+        writer = ThreadWriter(loop.call_soon_threadsafe)
         if journal.bytes_cut:
             log.warning("journal: a torn tail of %d bytes was cut off", journal.bytes_cut)
         replica = Replica(
             config,
             machine=machine,
             journal=journal,
+            writer=writer,
             links=links,
             scheduler=loop,
             on_fatal=self._failed,
@@ -112,6 +115,8 @@ class Tracker:
             replica.close()
             await server.close()
             await links.close()
+            writer.close()
+            storage.close()
         if self._failure is not None:
             raise LocalError(f"node {config.node} stopped: {self._failure}")
 
@@ -121,7 +126,7 @@ class Tracker:
             self._stop.set()
 
     def _status(
-        self, replica: Replica, machine: TrackerMachine, links: Links, journal: FileJournal
+        self, replica: Replica, machine: TrackerMachine, links: Links, journal: SegmentJournal
     ) -> dict[str, Any]:
         status = replica.status()
         own = next(m for m in self.config.members if m.node == self.config.node)

@@ -25,7 +25,7 @@ from pysyncobj.transport import Transport
 
 from tracker_raft.config import RaftTiming
 from tracker_raft.raft.filters import Message
-from tracker_raft.raft.journal import FileJournal
+from tracker_raft.raft.journal import SegmentJournal
 
 REGULAR, NO_OP = 0, 1
 
@@ -78,7 +78,7 @@ class Engine(SyncObj):  # type: ignore[misc]  # the library is untyped
         others: Collection[str],
         *,
         transport: Transport,
-        journal: FileJournal,
+        journal: SegmentJournal,
         timing: RaftTiming,
         applier: Callable[[int, bytes | None], Any],
         on_role: Callable[[Role, Role], None],
@@ -144,6 +144,12 @@ class Engine(SyncObj):  # type: ignore[misc]  # the library is untyped
         """Leader, and the no-op of its own term is applied: only now may it propose (D2)."""
         noop: int = self._SyncObj__noopIDx or 0
         return self.role is Role.LEADER and bool(self.raftLastApplied >= noop)
+
+    @property
+    def last_entry(self) -> tuple[int, int]:
+        """(term, index) of the newest entry: of two logs the one with the greater is the better."""
+        _, index, term = self._log[-1]
+        return term, index
 
     def deadline(self) -> float:
         """Monotonic time of the library's next duty: heartbeat of a leader, else election."""

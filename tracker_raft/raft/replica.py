@@ -11,11 +11,12 @@ The order of a turn is the safety argument (S4, S5 of the library's defects):
 1. what waits is packed into entries and enters the log of a leader, or is forwarded to it;
 2. the engine ticks: commit, apply (callbacks answer proposers), send;
 3. messages that promise nothing (appends, forwards) leave;
-4. the journal is synced, once, for everything in this turn;
-5. messages that promise durability (acknowledgements, votes, vote requests) leave.
+4. the writer is handed what the journal took in, one sync for all of it, beside the loop;
+5. messages that promise durability (acknowledgements, votes, vote requests) leave once what they
+   rest on is durable (:mod:`gate`), in this turn or when the writer is done.
 
-A leader counts itself as soon as an acknowledgement arrives, so its own journal is synced before
-any acknowledgement is delivered, and before the tick when it is alone.
+A leader counts itself as soon as an acknowledgement arrives, so acknowledgements above its own
+durable index wait at the gate; a node that is alone ticks only when its journal is durable.
 """
 
 from __future__ import annotations
@@ -30,16 +31,18 @@ from typing import Any
 from tracker_raft.commands import Level
 from tracker_raft.config import NodeConfig
 from tracker_raft.entries import pack_entry
-from tracker_raft.errors import P2PError, ShuttingDown
+from tracker_raft.errors import LocalError, P2PError, ShuttingDown
 from tracker_raft.machine import Applied, TrackerMachine
 from tracker_raft.raft import filters
 from tracker_raft.raft.clock import LogicalClock
 from tracker_raft.raft.colleagues import Colleagues
 from tracker_raft.raft.engine import FAIL_REASON, Engine, Member, Role, Transport
+from tracker_raft.raft.gate import Gate
 from tracker_raft.raft.intake import Intake, Sink
-from tracker_raft.raft.journal import FileJournal
+from tracker_raft.raft.journal import SegmentJournal
 from tracker_raft.raft.reads import AppliedWaiters, ReadBarrier, ReadDone, Waiter
 from tracker_raft.raft.seams import Handle, Lines, Message, Scheduler
+from tracker_raft.raft.storage import Writer
 from tracker_raft.raft.watch import LeaderWatch
 
 log = logging.getLogger("tracker_raft.replica")
@@ -95,7 +98,8 @@ class Replica:
         config: NodeConfig,
         *,
         machine: TrackerMachine,
-        journal: FileJournal,
+        journal: SegmentJournal,
+        writer: Writer,
         links: Lines,
         scheduler: Scheduler,
         on_fatal: Callable[[str], None],
@@ -104,6 +108,8 @@ class Replica:
         self.machine = machine
         self.journal = journal
         self.links = links
+        self._writer = writer
+        self._gate = Gate()
         self._on_fatal = on_fatal
         self._scheduler = scheduler
         self._clock = LogicalClock()
@@ -243,17 +249,25 @@ class Replica:
         now_s = self._scheduler.time()
         self.intake.expire(now_s)
         self.barrier.expire(now_s)
+        if self._nodes or self.journal.durable == self.journal.position:
+            self._tick(now_s)
+        self._flush()
+        self._arm(now_s)
+
+    def _tick(self, now_s: float) -> None:
+        """What waits is handed on, and the engine ticks.
+
+        Not on a node that is alone while its journal is behind: with nobody to wait for, the
+        library counts as committed whatever it added.
+        """
         self._hand_on(now_s)
-        if not self._nodes:
-            self.journal.sync()
         if self.journal.last_index != self._last_index_seen or self.engine.commit_would_move():
             self.engine.send_now()
             self._last_index_seen = self.journal.last_index
-        self.engine.doTick(0)
+        if self._nodes or self.journal.durable == self.journal.position:
+            self.engine.doTick(0)
         self._note_leadership(now_s)
         self._applied_waiters.wake(self.engine.raftLastApplied, now_s)
-        self._flush()
-        self._arm(now_s)
 
     def _hand_on(self, now_s: float) -> None:
         """Give what waits to the log, to the leader, or leave it waiting for one."""
@@ -299,15 +313,34 @@ class Replica:
             self._clock.stamp_ms(now_s)
 
     def _flush(self) -> None:
-        """Let messages leave, those that promise durability only after the sync."""
+        """Let messages leave, those that promise durability once the journal keeps them."""
         queue = self._outbox.queue
-        while queue and queue[0][1]["type"] not in filters.NEEDS_DURABLE:
-            self.links.send(*queue.popleft())
-        self.links.flush()
-        self.journal.sync()
         while queue:
-            self.links.send(*queue.popleft())
+            node, message = queue.popleft()
+            if message["type"] in filters.NEEDS_DURABLE:
+                self._gate.hold(self.journal.position, node, message)
+            else:
+                self.links.send(node, message)
+        self.journal.flush(self._writer, self._flushed)
+        self._release()
+
+    def _release(self) -> None:
+        for node, message in self._gate.promises(self.journal.durable):
+            self.links.send(node, message)
         self.links.flush()
+
+    def _flushed(self, failure: LocalError | None) -> None:
+        """The writer is done with a batch, or the journal failed."""
+        self._guarded(self._made_durable, failure)
+
+    def _made_durable(self, failure: LocalError | None) -> None:
+        if failure is not None:
+            raise failure
+        for node, message in self._gate.arrivals(self.journal.durable_index):
+            self._raft_message(node, message, waited=True)
+        self._release()
+        self.journal.flush(self._writer, self._flushed)
+        self.kick()
 
     def _arm(self, now_s: float) -> None:
         due_s = self.engine.deadline()
@@ -353,6 +386,7 @@ class Replica:
 
     def link_down(self, node: str) -> None:
         self._guarded(self._outbox._onNodeDisconnected, self._nodes[node])
+        self._gate.link_lost(node)
         self.intake.link_lost(node)
         self.barrier.link_lost(node)
         if not self._closed:
@@ -367,7 +401,8 @@ class Replica:
             self._guarded(self._colleagues.received, node, message)
         self.kick()
 
-    def _raft_message(self, node: str, message: Message) -> None:
+    def _raft_message(self, node: str, message: Message, *, waited: bool = False) -> None:
+        """Filter a message and hand what is left of it to the engine."""
         engine = self.engine
         here = filters.Situation(
             engine.raftCurrentTerm, engine.raftCommitIndex, engine.raftLastApplied, self.journal
@@ -378,9 +413,13 @@ class Replica:
         if verdict.malformed is not None:
             self.links.drop(node, verdict.malformed)
             return
-        if verdict.deliver is not None:
-            if message["type"] == "next_node_idx":
-                self.journal.sync()
-            engine.deliver(self._nodes[node], verdict.deliver)
+        deliver = verdict.deliver
+        if deliver is not None and deliver["type"] == "next_node_idx" and not waited:
+            waits = self._gate.must_wait(node, deliver, self.journal.durable_index)
+            deliver = None if waits else deliver
+        if deliver is not None:
+            engine.deliver(self._nodes[node], deliver)
+            if deliver["type"] == "request_vote":
+                self._watch.asked_for_vote(deliver)
         if verdict.answer is not None:
             self._outbox.send(self._nodes[node], verdict.answer)

@@ -13,8 +13,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
-from tracker_raft.raft.seams import Scheduler
-
 
 class Storage(Protocol):
     """One directory. Offsets and sizes in bytes."""
@@ -125,7 +123,7 @@ class Writer(Protocol):
 class ThreadWriter:
     """One thread, so that a slow disk does not stop heartbeats."""
 
-    def __init__(self, scheduler: Scheduler, call_threadsafe: Callable[..., object]) -> None:
+    def __init__(self, call_threadsafe: Callable[..., object]) -> None:
         self._call_threadsafe = call_threadsafe
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="journal")
         self._closed = False

@@ -12,7 +12,7 @@ from functools import partial
 
 from tracker_raft.raft import election
 from tracker_raft.raft.engine import Engine, Role
-from tracker_raft.raft.seams import Lines, Scheduler
+from tracker_raft.raft.seams import Lines, Message, Scheduler
 
 log = logging.getLogger("tracker_raft.watch")
 
@@ -50,6 +50,16 @@ class LeaderWatch:
         """A link broke; if it was the leader's, find out whether its process is gone."""
         if self._follows(node):
             self._investigate(node, RECONNECT_TRIES)
+
+    def asked_for_vote(self, message: Message) -> None:
+        """A candidate's request was handled: if it was refused for its log, stand instead."""
+        candidate = message["last_log_term"], message["last_log_index"]
+        if (
+            message["term"] == self._engine.raftCurrentTerm
+            and self._engine.role is Role.FOLLOWER
+            and election.stand_instead(candidate, self._engine.last_entry)
+        ):
+            self._engine.stand_at(self._scheduler.time())
 
     def close(self) -> None:
         self._closed = True
