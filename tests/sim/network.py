@@ -103,7 +103,9 @@ class Network:
         connection = Connection((one, two))
         one.live[b] = two.live[a] = connection
         for end, other in ((one, two), (two, one)):
-            self.world.after(self.latency_s(), end.process, end.came_up, other, connection)
+            up_s = self.world.now_s + HANDSHAKE_S + self.latency_s()
+            connection.arrives_s[other.node] = up_s  # nothing arrives before the end is up
+            self.world.at(up_s, end.process, end.came_up, other, connection)
 
     def transmit(self, connection: Connection, sender: SimLinks, frame: bytes) -> None:
         receiver = connection.ends[1] if connection.ends[0] is sender else connection.ends[0]
@@ -115,6 +117,17 @@ class Network:
         connection.arrives_s[sender.node] = arrives_s
         self.frames += 1
         self.world.at(arrives_s, receiver.process, receiver.arrived, sender.node, connection, frame)
+
+    def begin_cut(self, pair: tuple[str, str]) -> None:
+        """A one-way black hole. Both ends ping, so a long one ends in a broken link."""
+        self.cut.add(pair)
+        self.world.after(SILENCE_S, None, self._notice_silence, pair)
+
+    def _notice_silence(self, pair: tuple[str, str]) -> None:
+        sender = self.nodes.get(pair[0])
+        connection = sender.live.get(pair[1]) if sender is not None else None
+        if pair in self.cut and connection is not None:
+            self.break_link(connection)
 
     def heal(self, pair: tuple[str, str]) -> None:
         """End a cut; what was sent into it arrives now, where the link still stands."""

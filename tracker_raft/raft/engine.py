@@ -33,8 +33,12 @@ REGULAR, NO_OP = 0, 1
 class Member(Node):  # type: ignore[misc]  # the library is untyped
     """A node whose hash is the same in every process: the library iterates over sets of them."""
 
+    def __init__(self, id: str) -> None:
+        super().__init__(id)
+        self._hash = zlib.crc32(id.encode())
+
     def __hash__(self) -> int:
-        return zlib.crc32(str(self.id).encode())
+        return self._hash
 
 
 class Role(Enum):
@@ -43,6 +47,9 @@ class Role(Enum):
     FOLLOWER = 0
     CANDIDATE = 1
     LEADER = 2
+
+
+_ROLES = tuple(Role)
 
 
 class _NoPoller:
@@ -131,7 +138,7 @@ class Engine(SyncObj):  # type: ignore[misc]  # the library is untyped
 
     @property
     def role(self) -> Role:
-        return Role(self._SyncObj__raftState)
+        return _ROLES[self._SyncObj__raftState]
 
     @property
     def leader(self) -> str | None:

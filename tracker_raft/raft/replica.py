@@ -249,22 +249,23 @@ class Replica:
         now_s = self._scheduler.time()
         self.intake.expire(now_s)
         self.barrier.expire(now_s)
-        if self._nodes or self.journal.durable == self.journal.position:
+        if self._may_tick:
             self._tick(now_s)
         self._flush()
         self._arm(now_s)
 
-    def _tick(self, now_s: float) -> None:
-        """What waits is handed on, and the engine ticks.
+    @property
+    def _may_tick(self) -> bool:
+        """Not on a node that is alone while its journal is behind: with nobody to wait for, the
+        library counts as committed whatever it added."""
+        return bool(self._nodes) or self.journal.durable == self.journal.position
 
-        Not on a node that is alone while its journal is behind: with nobody to wait for, the
-        library counts as committed whatever it added.
-        """
+    def _tick(self, now_s: float) -> None:
         self._hand_on(now_s)
         if self.journal.last_index != self._last_index_seen or self.engine.commit_would_move():
             self.engine.send_now()
             self._last_index_seen = self.journal.last_index
-        if self._nodes or self.journal.durable == self.journal.position:
+        if self._may_tick:
             self.engine.doTick(0)
         self._note_leadership(now_s)
         self._applied_waiters.wake(self.engine.raftLastApplied, now_s)
@@ -353,7 +354,9 @@ class Replica:
             due_s = min(due_s, pending_s)
         if len(self.intake) or len(self.barrier) or self._applied_waiters:
             due_s = min(due_s, now_s + WAITING_S)
-        if self.journal.last_index != self._last_index_seen or self.engine.commit_would_move():
+        if self._may_tick and (
+            self.journal.last_index != self._last_index_seen or self.engine.commit_would_move()
+        ):
             self.kick()
         if self._timer is not None:
             self._timer.cancel()

@@ -1,0 +1,140 @@
+"""A cluster of simulated nodes: real replicas on virtual clocks, links and disks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pysyncobj.syncobj
+
+from tests.sim.disk import SimDisk, SimWriter
+from tests.sim.network import Network, SimLinks
+from tests.sim.world import Process, World
+from tracker_raft.config import Address, Member, NodeConfig, RaftTiming
+from tracker_raft.errors import Damaged
+from tracker_raft.machine import TrackerMachine
+from tracker_raft.raft.journal import SegmentJournal
+from tracker_raft.raft.replica import Replica
+from tracker_raft.raft.segments import Identity
+
+SEGMENT_BYTES = 16 * 1024
+CLUSTER = "sim"
+
+
+class SimNode:
+    """One member: a disk that stays, and now and then a process."""
+
+    def __init__(self, cluster: SimCluster, node: str) -> None:
+        self.cluster = cluster
+        self.node = node
+        self.disk = SimDisk(cluster.world)
+        self.rate, self.offset_s = 1.0, 0.0
+        self.process: Process | None = None
+        self.replica: Replica | None = None
+        self.links: SimLinks | None = None
+        self.runs = 0
+        self.quarantined: str | None = None
+        self.fatal: str | None = None
+
+    @property
+    def up(self) -> bool:
+        return self.process is not None and self.process.alive
+
+    @property
+    def answers(self) -> bool:
+        return self.up and self.process is not None and not self.process.paused
+
+    def start(self) -> None:
+        """Start a process, unless one runs. A damaged journal keeps the node down for good."""
+        if self.up or self.quarantined or self.fatal:
+            return
+        world = self.cluster.world
+        self.runs += 1
+        process = Process(world, self.node, self.rate, self.offset_s, around=self._globals)
+        self.process = process
+        process.run(self._build, process)
+
+    def _build(self, process: Process) -> None:
+        cluster = self.cluster
+        identity = Identity(CLUSTER, self.node, f"birth-{self.node}")
+        try:
+            journal = SegmentJournal(self.disk, identity, segment_bytes=SEGMENT_BYTES)
+        except Damaged as damage:
+            self.quarantined = str(damage)
+            process.kill()
+            return
+        others = [node for node in cluster.ids if node != self.node]
+        links = SimLinks(cluster.network, process, self.runs, others)
+        self.links = links
+        self.replica = Replica(
+            cluster.config(self.node),
+            machine=TrackerMachine(),
+            journal=journal,
+            writer=SimWriter(cluster.world, process, self.disk),
+            links=links,
+            scheduler=process,
+            on_fatal=self._failed,
+        )
+        links.owner = self.replica
+        cluster.network.join(links)
+
+    def _globals(self, process: Process) -> None:
+        """What the library keeps as globals of its module belongs to whoever runs now."""
+        pysyncobj.syncobj.monotonicTime = process.time
+        pysyncobj.syncobj.random = self.cluster.world.random
+
+    def _failed(self, reason: str) -> None:
+        self.fatal = reason
+        self.cluster.world.after(0.0, None, self.kill)
+
+    def kill(self) -> None:
+        """SIGKILL: the process is gone, what it wrote is in the kernel's hands."""
+        if self.process is None or not self.process.alive:
+            return
+        self.process.kill()
+        if self.links is not None:
+            self.cluster.network.leave(self.links)
+        self.replica = self.links = None
+
+    def power_loss(self) -> None:
+        """The machine stops: what was not synced meets its fate."""
+        self.kill()
+        self.disk.crash()
+
+    def __repr__(self) -> str:
+        state = "up" if self.answers else "paused" if self.up else "down"
+        return f"<SimNode {self.node} {state} {self.replica.status() if self.replica else ''}>"
+
+
+class SimCluster:
+    """All nodes of one run."""
+
+    def __init__(self, world: World, nodes: int, timing: RaftTiming | None = None) -> None:
+        self.world = world
+        self.timing = timing or RaftTiming()
+        self.ids = [f"n{number}" for number in range(1, nodes + 1)]
+        self.network = Network(world)
+        self.nodes = {node: SimNode(self, node) for node in self.ids}
+
+    def config(self, node: str) -> NodeConfig:
+        members = tuple(Member(name, Address("127.0.0.1", 1)) for name in self.ids)
+        here = Address("127.0.0.1", 1)
+        return NodeConfig(
+            node, Path(), members, here, here, here, cluster=CLUSTER, timing=self.timing
+        )
+
+    def start(self) -> None:
+        for node in self.nodes.values():
+            node.start()
+
+    def heal(self) -> None:
+        """End every fault: all nodes run, all links may come up, disks have room."""
+        network = self.network
+        for pair in sorted(network.cut):
+            network.heal(pair)
+        network.delay_s = (0.0001, 0.0005)
+        for node in self.nodes.values():
+            node.disk.full = False
+            node.disk.latency_s = (0.0002, 0.0006)
+            if node.process is not None and node.process.paused:
+                node.process.resume()
+            node.start()

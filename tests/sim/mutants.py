@@ -1,0 +1,129 @@
+"""Canaries, the test of the test: the code with one of its mends taken out.
+
+Each mutant must be caught by some seed; one that is not says that the simulation does not look
+there. ``python -m tests.sim --mutant NAME`` looks for the first seed that catches one.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+from unittest.mock import patch
+
+from tracker_raft.machine.sessions import SessionTable
+from tracker_raft.raft import filters, records, segments
+from tracker_raft.raft.engine import Engine, Member
+from tracker_raft.raft.filters import Message, Situation, Verdict
+from tracker_raft.raft.gate import Gate
+from tracker_raft.raft.journal import SegmentJournal
+
+Patch = Callable[[ExitStack], None]
+
+
+def _no_trim(stack: ExitStack) -> None:
+    """S1: a follower truncates entries that match."""
+    genuine = filters._append_entries
+
+    def raw(message: Message, here: Situation) -> Verdict:
+        return genuine(message, here) if "prevLogIdx" not in message else Verdict(deliver=message)
+
+    stack.enter_context(patch.object(filters, "_append_entries", raw))
+
+    def deliver(self: Engine, node: Member, message: Message) -> None:
+        self._SyncObj__onMessageReceived(node, message)
+
+    stack.enter_context(patch.object(Engine, "deliver", deliver))
+
+
+def _no_term(stack: ExitStack) -> None:
+    """S2: an acknowledgement of another term counts."""
+    genuine = filters._acknowledgement
+
+    def raw(message: Message, here: Situation) -> Verdict:
+        verdict = genuine({**message, "term": here.term}, here)
+        return verdict
+
+    stack.enter_context(patch.object(filters, "_acknowledgement", raw))
+
+
+def _no_clamp(stack: ExitStack) -> None:
+    """S16: a message moves the commit index beyond what it proves to match."""
+    genuine = filters._append_entries
+
+    def raw(message: Message, here: Situation) -> Verdict:
+        verdict = genuine(message, here)
+        if verdict.deliver is None:
+            return verdict
+        deliver = {**verdict.deliver, "commit_index": message["commit_index"]}
+        return Verdict(deliver, verdict.answer, verdict.malformed, verdict.fatal)
+
+    stack.enter_context(patch.object(filters, "_append_entries", raw))
+
+
+def _no_sync(stack: ExitStack) -> None:
+    """S4: promises leave and acknowledgements count before the disk has anything."""
+    genuine = Gate.promises
+
+    def at_once(self: Gate, durable: int) -> Iterator[tuple[str, Message]]:
+        return genuine(self, 1 << 62)
+
+    stack.enter_context(patch.object(Gate, "promises", at_once))
+    stack.enter_context(patch.object(Gate, "must_wait", lambda *_: False))
+
+
+def _vote_forgotten(stack: ExitStack) -> None:
+    """The vote and the term are not written down."""
+
+    def forget(self: SegmentJournal, term: int, voted_for: str | None) -> None:
+        self._vote = term, voted_for
+
+    stack.enter_context(patch.object(SegmentJournal, "setCurrentTerm", forget))
+
+
+def _no_checksum(stack: ExitStack) -> None:
+    """S7: a flipped bit is read as data."""
+    genuine = records._record_at
+
+    def trusting(data: memoryview, offset: int, chain: int) -> Any:
+        start = offset + 8
+        if start + 5 <= len(data):
+            length, stored = records._FRAME.unpack_from(data, offset)
+            end = start + length
+            if 5 <= length and end <= len(data):
+                seed = chain
+                if zlib.crc32(data[start:end], seed) != stored:
+                    flags, batch = records._START.unpack_from(data, start)
+                    body = data[start + 5 : end]
+                    record = records.Record(flags & 0x7F, batch, bool(flags & 0x80), body)
+                    return end, stored, record
+        return genuine(data, offset, chain)
+
+    stack.enter_context(patch.object(records, "_record_at", trusting))
+    stack.enter_context(patch.object(segments.records, "_record_at", trusting))
+
+
+def _replies_forgotten(stack: ExitStack) -> None:
+    """The reply table is dropped: what is asked again is run again."""
+    stack.enter_context(patch.object(SessionTable, "record", lambda *_: None))
+
+
+MUTANTS: dict[str, tuple[Patch, bool]] = {
+    "no trim (S1)": (_no_trim, False),
+    "no term on acknowledgements (S2)": (_no_term, False),
+    "no clamp (S16)": (_no_clamp, False),
+    "no sync before a promise (S4)": (_no_sync, False),
+    "vote not persisted": (_vote_forgotten, False),
+    "no checksum (S7)": (_no_checksum, True),
+    "reply table dropped": (_replies_forgotten, False),
+}
+"""Name -> (how it is made, whether it takes flipped bits to show)."""
+
+
+@contextmanager
+def mutant(name: str) -> Iterator[None]:
+    """The code as that mutant, while the context lasts."""
+    with ExitStack() as stack:
+        MUTANTS[name][0](stack)
+        yield
