@@ -247,9 +247,12 @@ class Download:
         thread = threading.Thread(
             target=self._use, args=(known, source, depth), name="fetch-source", daemon=True
         )
+        try:
+            thread.start()
+        except RuntimeError as error:
+            raise LocalError(f"this machine has no thread for a connection: {error}") from error
         known.live.add(source)
         self._threads[source] = thread
-        thread.start()
 
     def _stop(self) -> None:
         """End all connections; afterwards nothing is written any more."""
@@ -355,7 +358,8 @@ class Download:
             known.failures += 1
             known.fruitless += fruitless and not source.bytes_verified
             limits = self._limits
-            longest_s = min(limits.retry_max_s, limits.retry_min_s * 2 ** (known.failures - 1))
+            doublings = min(known.failures - 1, 16)
+            longest_s = min(limits.retry_max_s, limits.retry_min_s * 2**doublings)
             known.retry_at_s = time.monotonic() + longest_s * self._random.uniform(0.5, 1.0)
 
     def _what_is_missing(self) -> str:

@@ -263,6 +263,7 @@ def test_a_peer_that_is_gone_is_no_trouble(world: World) -> None:
         dead = Address("127.0.0.1", listener.getsockname()[1])
     world.announce("a", dead, content)
     world.trackers.join("b", "no.such.host.invalid:1", content, complete=True)
+    world.trackers.join("c", f"{'x' * 64}.example:1", content, complete=True)  # no name
     check(world.fetch(content), path)
 
 
