@@ -28,6 +28,12 @@ from tracker_raft.raft.filters import Message
 from tracker_raft.raft.journal import FileJournal
 
 REGULAR, NO_OP = 0, 1
+ASK_AGAIN_PERIODS = 4
+"""Heartbeats after which the same ask of a follower is answered once more."""
+APPLY_BYTES_MAX = 64 * 1024
+"""Commands applied in one tick: about 10 ms of work for the state machine."""
+ENTRY_BYTES_LEAST = 64
+"""What an entry counts for at least, however short its command."""
 
 
 class Member(Node):  # type: ignore[misc]  # the library is untyped
@@ -85,6 +91,8 @@ class Engine(SyncObj):  # type: ignore[misc]  # the library is untyped
     ) -> None:
         self._applier = applier
         self._log = journal
+        self._asks: dict[Member, tuple[tuple[int, int] | None, float]] = {}
+        """The place each follower last asked to go on from, and until when that is answered."""
         conf = SyncObjConf(
             autoTick=False,
             appendEntriesUseBatch=True,
@@ -124,6 +132,32 @@ class Engine(SyncObj):  # type: ignore[misc]  # the library is untyped
         index = self.raftLastApplied + 1
         return self._applier(index, command[1:] if command[0] == REGULAR else None)
 
+    def _SyncObj__applyLogEntries(self) -> Any:
+        """Apply a slice of what is committed, not all of it in one tick.
+
+        A node that comes back has a whole log to apply. It votes, acknowledges and answers pings
+        meanwhile, which none of that waits for; blocked for seconds it would be taken for dead.
+        """
+        committed = self.raftCommitIndex
+        self._SyncObj__raftCommitIndex = self._slice_end()
+        try:
+            return super()._SyncObj__applyLogEntries()
+        finally:
+            self._SyncObj__raftCommitIndex = committed
+
+    def _slice_end(self) -> int:
+        """Index up to which one tick applies: one entry, and more while they are small."""
+        position = self.raftLastApplied - self._log.first_index + 1
+        end, size = int(self.raftLastApplied), 0
+        while end < self.raftCommitIndex and size < APPLY_BYTES_MAX:
+            size += len(self._log[position][0]) + ENTRY_BYTES_LEAST
+            position, end = position + 1, end + 1
+        return end
+
+    def _SyncObj__onNodeConnected(self, node: Member) -> None:
+        self._asks.pop(node, None)  # what was in flight on the link before is lost
+        super()._SyncObj__onNodeConnected(node)
+
     def _SyncObj__tryLogCompaction(self) -> None:
         """The library never compacts by itself."""
 
@@ -150,6 +184,11 @@ class Engine(SyncObj):  # type: ignore[misc]  # the library is untyped
         if self.role is Role.LEADER:
             return float(self._SyncObj__newAppendEntriesTime)
         return float(self._SyncObj__raftElectionDeadline)
+
+    @property
+    def applies_more(self) -> bool:
+        """Whether something committed was left for the next tick to apply."""
+        return bool(self.raftLastApplied < self.raftCommitIndex)
 
     def commit_would_move(self) -> bool:
         """Whether the next tick of this leader will raise the commit index.
@@ -187,18 +226,33 @@ class Engine(SyncObj):  # type: ignore[misc]  # the library is untyped
         )
 
     def deliver(self, node: Member, message: Message) -> None:
-        """Hand a filtered message to the library.
+        """Hand a filtered message to the library, kept from sending what is in flight again.
 
-        A success ack lets the library move ``nextIndex`` back to it, and so send again whatever
-        is in flight; links are first in, first out, so what is in flight needs no repeat.
+        Links are first in, first out. So what is in flight behind a success ack needs no repeat,
+        though the library would move ``nextIndex`` back to the ack; and of the many asks for one
+        place, one for each append that was in flight, the answer to the first serves all.
         """
         ahead = None
-        if message["type"] == "next_node_idx" and message["success"] and not message["reset"]:
-            ahead = self._SyncObj__raftNextIndex.get(node)
+        if message["type"] == "next_node_idx":
+            if message["reset"] and self._answered_already(node, message["next_node_idx"]):
+                message = {**message, "reset": False}  # still a sign of life
+            if not message["reset"]:
+                ahead = self._SyncObj__raftNextIndex.get(node)
         self._SyncObj__onMessageReceived(node, message)
         if ahead is not None and node in self._SyncObj__raftNextIndex:
             now = self._SyncObj__raftNextIndex[node]
             self._SyncObj__raftNextIndex[node] = max(now, ahead)
+
+    def _answered_already(self, node: Member, next_index: int) -> bool:
+        """Whether this ask for ``next_index`` was answered a moment ago, over the same link."""
+        now_s = pysyncobj.syncobj.monotonicTime()
+        ask = (self.raftCurrentTerm, next_index)
+        last, again_s = self._asks.get(node, (None, 0.0))
+        if ask == last and now_s < again_s:
+            return True
+        # The answer may have been dropped because the link was behind: then once more, later.
+        self._asks[node] = ask, now_s + ASK_AGAIN_PERIODS * self.conf.appendEntriesPeriod
+        return False
 
 
 __all__ = ["FAIL_REASON", "Engine", "Member", "Role", "Transport"]

@@ -320,7 +320,11 @@ class Replica:
             due_s = min(due_s, pending_s)
         if len(self.intake) or len(self.barrier) or self._applied_waiters:
             due_s = min(due_s, now_s + WAITING_S)
-        if self.journal.last_index != self._last_index_seen or self.engine.commit_would_move():
+        if (
+            self.journal.last_index != self._last_index_seen
+            or self.engine.commit_would_move()
+            or self.engine.applies_more
+        ):
             self.kick()
         if self._timer is not None:
             self._timer.cancel()
