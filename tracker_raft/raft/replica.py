@@ -123,6 +123,8 @@ class Replica:
         self._last_index_seen = 0
         self._scheduled = False
         self._timer: Handle | None = None
+        self._stopped = False
+        """No turn is taken any more: it failed, or it is closed."""
         self._closed = False
         self.engine = Engine(
             config.node,
@@ -154,14 +156,18 @@ class Replica:
 
         ``sink`` is called once, before ``deadline_s`` (loop time) is much over, with the state
         machine's reply and its position, or with ``no_leader`` or ``outcome_unknown``. Raises
-        :class:`Busy` or :class:`TooLarge`, and then does not call it.
+        :class:`Busy`, :class:`TooLarge` or :class:`ShuttingDown`, and then does not call it.
         """
+        if self._stopped:
+            raise ShuttingDown("this tracker is stopping; not run")
         self.intake.add(packed, deadline_s, sink)
         self.kick()
 
     def read(self, level: Level, seen: int, deadline_s: float, done: ReadDone) -> None:
         """Call ``done`` when the machine may be queried at ``level``, or with an error."""
-        if level is Level.LOCAL:
+        if self._stopped:
+            done(ShuttingDown("this tracker is stopping; not read"))
+        elif level is Level.LOCAL:
             done(None)
         elif level is Level.SESSION:
             self._when_applied(seen, deadline_s, done)
@@ -209,7 +215,7 @@ class Replica:
         """Stop: answer whatever is pending, sync and close the journal. The loop must still run."""
         if self._closed:
             return
-        self._closed = True
+        self._closed = self._stopped = True
         if self._timer is not None:
             self._timer.cancel()
         self._watch.close()
@@ -223,19 +229,19 @@ class Replica:
 
     def kick(self) -> None:
         """Something is to be done: take a turn soon, together with whatever else arrives."""
-        if not self._scheduled and not self._closed:
+        if not self._scheduled and not self._stopped:
             self._scheduled = True
             self._scheduler.call_soon(self._guarded, self._turn)
 
     def _guarded(self, work: Callable[..., None], *args: Any) -> None:
         """Run a step whose failure leaves the engine in an unknown state: then the node stops."""
-        if self._closed:
+        if self._stopped:
             return
         try:
             work(*args)
         except Exception as error:
             log.critical("the replica stops: %s", error, exc_info=not isinstance(error, P2PError))
-            self._closed = True
+            self._stopped = True
             self._on_fatal(str(error) or type(error).__name__)
 
     def _turn(self) -> None:
@@ -359,7 +365,7 @@ class Replica:
         self._guarded(self._outbox._onNodeDisconnected, self._nodes[node])
         self.intake.link_lost(node)
         self.barrier.link_lost(node)
-        if not self._closed:
+        if not self._stopped:
             self._watch.link_down(node)
         self.kick()
 
