@@ -123,6 +123,8 @@ class Link(asyncio.Protocol):
             for message in self._decoder.feed(data):
                 if self.hello is None:
                     self._greeted(Hello.from_wire(message, self.links.config.cluster))
+                elif self.hello.probe:
+                    raise BadRequest(f"{message.get('type')!r} behind a probe")
                 elif message.get("type") != "ping":
                     self.links.owner.link_message(self.hello.node, message)
                 if self._transport is None:
@@ -136,15 +138,15 @@ class Link(asyncio.Protocol):
         if hello.node not in self.links.others:
             raise BadRequest(f"node {hello.node!r} is not a member")
         self.hello = hello
+        if self.expected is None:
+            self._say_hello()
+        if hello.probe:  # its deadline stays: who asked hangs up
+            self.links.heard_of(hello.node)
+            return
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        if self.expected is None:
-            self._say_hello()
-        if hello.probe:
-            self.links.heard_of(hello.node)
-        else:
-            self.links.adopt(self)
+        self.links.adopt(self)
 
     def send(self, message: Message) -> None:
         """Queue a frame; :meth:`flush` writes. Raises :class:`TooLarge`, nothing queued."""
@@ -309,7 +311,10 @@ class Links:
             except (OSError, TimeoutError):
                 pass
             else:
-                await link.done
+                try:
+                    await link.done
+                finally:
+                    link.close("dialling stopped")  # cancelled before the other said hello
                 if link.hello is not None:
                     wait_s = timing.reconnect_min_s
             self._wanted[node].clear()
