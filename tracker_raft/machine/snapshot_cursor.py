@@ -129,9 +129,14 @@ class SnapshotCursor:
         self._ended = True
         return self._writer.end(self.state_hash)
 
+    @property
+    def kept(self) -> int:
+        """Rows that have changed beyond the position: what this cursor holds in memory."""
+        return sum(len(memory.before) for _, memory in self._tables)
+
     def __repr__(self) -> str:
-        left = [table.kind for table, _ in reversed(self._tables)]
-        return f"<SnapshotCursor applied={self.applied} left={left}>"
+        left = "+".join(table.kind for table, _ in reversed(self._tables))
+        return f"<SnapshotCursor applied={self.applied} left={left} kept={self.kept}>"
 
 
 class _Memory:

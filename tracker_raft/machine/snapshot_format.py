@@ -29,7 +29,7 @@ from tracker_raft.errors import BadRequest, Damaged, Unsupported
 FORMAT: Final = 1
 BLOCK_BYTES: Final = 256 * 1024
 """A block is closed by the row that takes it over this."""
-BLOCK_ROWS: Final = 2_000
+BLOCK_ROWS: Final = 1_000
 """Or by the row with this number: loading a block is one step, and short rows take as long."""
 _FRAME_BYTES_MAX: Final = 4 * BLOCK_BYTES
 """No row comes near it: the longest is a reply with all versions of a name, some 20 KB."""
