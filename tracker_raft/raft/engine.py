@@ -174,6 +174,11 @@ class Engine(SyncObj):  # type: ignore[misc]  # the library is untyped
         return None if node is None else str(node.id)
 
     @property
+    def last_log(self) -> tuple[int, int]:
+        """(term, index) of the last entry: what votes are decided by (Raft paper, 5.4.1)."""
+        return self._log[-1][2], self._log.last_index
+
+    @property
     def leads(self) -> bool:
         """Leader, and the no-op of its own term is applied: only now may it propose (D2)."""
         noop: int = self._SyncObj__noopIDx or 0

@@ -392,5 +392,7 @@ class Replica:
             if message["type"] == "next_node_idx":
                 self.journal.sync()
             engine.deliver(self._nodes[node], verdict.deliver)
+            if message["type"] == "request_vote":
+                self._watch.vote_asked(node, (message["last_log_term"], message["last_log_index"]))
         if verdict.answer is not None:
             self._outbox.send(self._nodes[node], verdict.answer)

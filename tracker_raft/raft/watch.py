@@ -51,6 +51,20 @@ class LeaderWatch:
         if self._follows(node):
             self._investigate(node, RECONNECT_TRIES)
 
+    def vote_asked(self, candidate: str, last_log: tuple[int, int]) -> None:
+        """A vote was asked for with a log that ends in ``last_log`` = (term, index).
+
+        If it is behind the log here, the candidate cannot win this vote, and its higher term may
+        just have deposed the leader, or ended the watch over a lost one. Waiting for a time-out
+        would leave the cluster without a leader for nothing.
+        """
+        engine = self._engine
+        if engine.role is Role.FOLLOWER and engine.leader is None and last_log < engine.last_log:
+            place = election.rank(self._node, self._lines.connected, candidate)
+            wait_s = election.stand_after_s(place, self._stagger_s)
+            engine.stand_at(self._scheduler.time() + wait_s)
+            self._kick()
+
     def close(self) -> None:
         self._closed = True
 
