@@ -122,6 +122,14 @@ def test_the_second_in_rank_gives_the_first_its_time(watched: Watched) -> None:
     assert 0 < watched.stands_in_s() <= STAGGER_S
 
 
+def test_who_still_applies_an_old_log_lets_the_others_go_first(watched: Watched) -> None:
+    """Broken: a node that came back a moment ago wins, and leads only when it has caught up."""
+    watched.member.raw("n2", append(1, (3, 1), [], commit=3))
+    assert watched.member.engine.applies_more
+    watched.watch.link_up("n2", other_run=True)
+    assert STAGGER_S < watched.stands_in_s() <= 2 * STAGGER_S
+
+
 def test_without_an_answer_it_asks_again_and_then_leaves_it_to_the_time_out(
     watched: Watched,
 ) -> None:

@@ -60,9 +60,7 @@ class LeaderWatch:
         """
         engine = self._engine
         if engine.role is Role.FOLLOWER and engine.leader is None and last_log < engine.last_log:
-            place = election.rank(self._node, self._lines.connected, candidate)
-            wait_s = election.stand_after_s(place, self._stagger_s)
-            engine.stand_at(self._scheduler.time() + wait_s)
+            engine.stand_at(self._scheduler.time() + self._wait_s(candidate))
             self._kick()
 
     def close(self) -> None:
@@ -85,8 +83,19 @@ class LeaderWatch:
             self._scheduler.call_at(again_s, self._investigate, leader, tries - 1)
 
     def _stand(self, leader: str, reconnect: election.Reconnect) -> None:
-        place = election.rank(self._node, self._lines.connected, leader)
-        wait_s = election.stand_after_s(place, self._stagger_s)
+        wait_s = self._wait_s(leader)
         log.info("leader %s is gone (%s), stands in %.0f ms", leader, reconnect.value, wait_s * 1e3)
         self._engine.stand_at(self._scheduler.time() + wait_s)
         self._kick()
+
+    def _wait_s(self, other: str) -> float:
+        """Seconds before this node stands, ``other`` being the one that cannot win.
+
+        A node with committed entries still to apply (it came back a moment ago) could win and
+        then not lead until it has; it lets all others go first.
+        """
+        linked = self._lines.connected
+        place = election.rank(self._node, linked, other)
+        if self._engine.applies_more:
+            place += len(linked) + 1
+        return election.stand_after_s(place, self._stagger_s)
