@@ -156,6 +156,10 @@ async def test_each_pair_has_one_link_and_messages_arrive_in_order(tmp_path: Pat
         b.flush()
         assert not b.send("nobody", {"type": "x"})
         await until(lambda: len(heard_a.told) == 202 and len(heard_c.told) == 3)
+        assert b.send("a", {"type": "large", "data": bytes(MIB // 2)})
+        b.flush()
+        await until(lambda: len(heard_a.told) == 203)
+        assert len(heard_a.told.pop()[2]["data"]) == MIB // 2
         numbers = [entry[2]["number"] for entry in heard_a.told if entry[0] == "message"]
         assert numbers == list(range(200))
         assert a.endpoints == dict.fromkeys("abc", "127.0.0.1:1")
@@ -218,7 +222,7 @@ async def test_a_probe_tells_runs_apart(tmp_path: Path) -> None:
 NOT_HELLO: dict[str, bytes] = {
     "http": b"GET / HTTP/1.1\r\nHost: tracker\r\n\r\n",
     "tls": bytes.fromhex("16030100c8010000c4"),
-    "oversized": (MIB + 1).to_bytes(4, "big") + b"\x80",
+    "oversized": (4097).to_bytes(4, "big") + b"\x80",
     "not msgpack": b"\x00\x00\x00\x02\xc1\xc1",
     "not a map": b"\x00\x00\x00\x01\x07",
     "empty": b"\x00\x00\x00\x00",

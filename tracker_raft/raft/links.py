@@ -33,6 +33,8 @@ PING_PERIOD_S = 1.0
 SILENCE_MAX_S = 4.0
 """A link with nothing received for this long is closed; both sides ping every second."""
 PROBE_TIMEOUT_S = 0.25
+HELLO_BYTES_MAX = 4096
+"""The first frame; whoever has not said hello is not given room for more."""
 STRANGERS_MAX = 64
 """Accepted connections that have not said hello yet; more are closed at once."""
 
@@ -97,7 +99,7 @@ class Link(asyncio.Protocol):
         self.done = links.loop.create_future()
         """Resolved when the connection is over."""
         self.heard_s = links.loop.time()
-        self._decoder = wire.FrameDecoder(links.config.limits.link_frame_bytes_max)
+        self._decoder = wire.FrameDecoder(HELLO_BYTES_MAX)
         self._out: list[bytes] = []
         self._timer: asyncio.TimerHandle | None = None
         self._transport: asyncio.Transport | None = None
@@ -146,6 +148,7 @@ class Link(asyncio.Protocol):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        self._decoder.frame_bytes_max = self.links.config.limits.link_frame_bytes_max
         self.links.adopt(self)
 
     def send(self, message: Message) -> None:
