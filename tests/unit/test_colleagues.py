@@ -212,6 +212,21 @@ def test_a_term_is_confirmed_by_members_of_the_same_term_only(office: Office) ->
     assert granted == [office.member.engine.raftCommitIndex]
 
 
+def test_what_was_asked_of_the_leader_before_is_done_by_the_one_that_leads_now(
+    office: Office,
+) -> None:
+    """Broken: what was forwarded to a leader that hangs waits for its link to time out."""
+    granted: list[int | None] = []
+    office.intake.add(OPEN, 110.0, lambda reply, at: None)
+    office.barrier.add(Waiter(200.0, lambda index, error: granted.append(index)))
+    office.colleagues.ask_leader("n2", 1000)
+    assert (len(office.intake), len(office.barrier)) == (0, 0)
+    office.lead()
+    office.colleagues.ask_term(("n2", "n3"), 1.0)
+    assert len(office.intake) == 1
+    assert [m["type"] for _, m in office.lines.sent] == ["forward", "read", "probe", "probe"]
+
+
 def test_a_probe_of_another_term_is_not_confirmed(office: Office) -> None:
     """Broken: a node that voted for a newer leader vouches for the older one."""
     office.colleagues.received("n2", {"type": "probe", "term": 5, "round": 1})

@@ -126,6 +126,8 @@ class Colleagues:
 
         Rounds asked longer than ``round_after_s`` ago are asked anew.
         """
+        self._intake.leader_is(None)  # what an earlier leader was asked is this node's to do now
+        self._barrier.leader_is(None)
         now_s = self._now()
         self._barrier.retry_rounds(now_s - round_after_s)
         if not len(self._barrier):

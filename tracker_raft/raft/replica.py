@@ -79,8 +79,8 @@ class _Outbox(Transport):  # type: ignore[misc]  # the library is untyped
         self.queue: deque[tuple[str, Message]] = deque()
 
     def send(self, node: Member, message: Message) -> bool:
-        if not self._links.linked(node.id):
-            return False
+        if not self._links.linked(node.id) or not filters.is_raft(message):
+            return False  # a command left in the library's queue would be forwarded its own way
         behind = message.get("entries") and self._links.backlog(node.id) > self._backlog_bytes_max
         if not behind:  # a dropped append is found missing by the next one, and sent again
             self.queue.append((str(node.id), filters.outgoing(message, self._term())))
