@@ -28,7 +28,7 @@ from heapq import heappop, heappush
 from typing import Any, Final
 
 from tracker_raft.machine import snapshot_format
-from tracker_raft.machine.digest import Digest, Item, Value, Watcher
+from tracker_raft.machine.digest import Digest, Item, Value
 
 Row = tuple[Any, ...]
 Key = Any
@@ -72,14 +72,16 @@ class SnapshotCursor:
         """A block that waits to be handed out: the head, which is made first."""
         # Reversed, so that the table being written is the last and can be popped.
         self._tables = [(table, _Memory(table.key)) for table in reversed(tables)]
-        self._ended = False
+        self._ended = self._closed = False
         self._digest = digest
-        self._watchers: dict[Value, Watcher] = {
+        self._tracked = tracked
+        self._watching: dict[Value, _Memory] = {
             table.item: memory for table, memory in self._tables
         }
-        self._tracked = tracked
+        """The digest's own mapping while this is the newest cursor. What is taken out of it, a
+        table that is written or all by :meth:`close`, is told and remembered no more."""
         if tracked:
-            digest.watchers = self._watchers  # the cursor before this one, if any, is now blind
+            digest.watchers = self._watching  # the cursor before this one, if any, is now blind
 
     def next(self, rows_max: int = SLICE_ROWS) -> bytes | None:
         """The next bytes of the snapshot; None after the last.
@@ -92,7 +94,8 @@ class SnapshotCursor:
             raise ValueError(f"rows_max is {rows_max}, expected at least 1")
         if self._ended:
             return None
-        if self._tracked and self._digest.watchers is not self._watchers:
+        abandoned = self._tracked and self._digest.watchers is not self._watching
+        if self._closed or abandoned:
             raise RuntimeError("snapshot cursor was closed, or another begun, before its end")
         if self._next_block is not None:
             block, self._next_block = self._next_block, None
@@ -104,10 +107,9 @@ class SnapshotCursor:
 
         Frees the rows kept and not yet written: a cost by what changed, not by what there is.
         """
-        if self._digest.watchers is self._watchers:
-            self._digest.watchers = {}
-        self._watchers = {}
-        self._tables = []
+        self._closed = True
+        self._tables.clear()
+        self._watching.clear()
 
     def _slice(self, rows_max: int) -> bytes:
         passed = 0
@@ -122,17 +124,16 @@ class SnapshotCursor:
                 if passed == rows_max:
                     return b""
             self._tables.pop()
-            del self._watchers[table.item]
+            del self._watching[table.item]
             if not self._writer.empty:
                 return self._writer.block(table.kind)
-        self.close()
         self._ended = True
         return self._writer.end(self.state_hash)
 
     @property
     def kept(self) -> int:
-        """Rows that have changed beyond the position: what this cursor holds in memory."""
-        return sum(len(memory.before) for _, memory in self._tables)
+        """Rows that have changed beyond the position: what this cursor now holds in memory."""
+        return sum(len(memory.before) for memory in self._watching.values())
 
     def __repr__(self) -> str:
         left = "+".join(table.kind for table, _ in reversed(self._tables))
