@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import signal
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +17,13 @@ from tracker_raft import cli as cluster_cli
 from tracker_raft.client import TrackerClient
 from tracker_raft.commands import FileRecord, PeerRecord, parse_content_hex
 from tracker_raft.errors import BadRequest
-from tracker_raft.terminal import Guarded, emit_json, resolve_trackers, trackers_option
+from tracker_raft.terminal import (
+    Guarded,
+    emit_json,
+    resolve_trackers,
+    sigterm_interrupts,
+    trackers_option,
+)
 
 PEERS_SHOWN_MAX = 200
 
@@ -74,7 +78,7 @@ def share(
         peer = Peer(addresses, bind=listen, advertise=advertise, insecure=insecure)
     except BadRequest as error:
         raise click.UsageError(str(error)) from None
-    with peer, _sigterm_interrupts():
+    with peer, sigterm_interrupts():
         with progress(f"hashing {path}", quiet=as_json) as update:
             shared = peer.share(
                 path,
@@ -100,20 +104,6 @@ def _tell_shared(shared: Shared, as_json: bool) -> None:
     click.echo(f"size     {size(shared.record.size)}")
     click.echo(f"address  {shared.address}")
     click.echo("serving; Ctrl-C stops")
-
-
-@contextmanager
-def _sigterm_interrupts() -> Iterator[None]:
-    """Let SIGTERM do what Ctrl-C does: leave the swarm before the process ends."""
-
-    def interrupt(number: int, frame: object) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 # -- get ------------------------------------------------------------------------------------------
@@ -160,7 +150,7 @@ def get(
     addresses = resolve_trackers(trackers)
     with (
         Peer(addresses) as peer,
-        _sigterm_interrupts(),
+        sigterm_interrupts(),
         progress(name_or_id, quiet=as_json) as update,
     ):
 

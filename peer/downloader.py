@@ -15,17 +15,18 @@ from __future__ import annotations
 import random
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from peer.destination import FreeBytes, check_destination, free_bytes
 from peer.limits import PeerLimits
 from peer.link import Lost
 from peer.manifest import check_encoded_size, content_id, decode
 from peer.messages import Answered
 from peer.progress import Fetched, Progress, RateMeter
 from peer.source import Source
-from peer.store import FreeBytes, Store, check_destination, free_bytes
+from peer.store import Store
 from peer.swarm import Swarm
 from tracker_raft.commands import INTEGER_MAX, PeerRecord, check_int
 from tracker_raft.errors import BadRequest, LocalError, P2PError, Unavailable
@@ -41,13 +42,13 @@ FindPeers = Callable[[], Iterable[PeerRecord]]
 
 
 class NoSource(Unavailable):
-    """No peer served what is missing; nothing is left under the destination."""
+    """No peer served what is missing. What came is kept for the next fetch."""
 
     code = "no_source"
 
 
 class Cancelled(P2PError):
-    """The download was stopped from outside; nothing is left under the destination."""
+    """The download was stopped from outside. What came is kept for the next fetch."""
 
     code = "cancelled"
 
@@ -79,6 +80,8 @@ class Download:
         own_peer: str,
         manifest_bytes: int | None = None,
         durable: bool = False,
+        include: Sequence[str] = (),
+        update: bool = False,
         limits: PeerLimits | None = None,
         progress: Callable[[Progress], None] | None = None,
         random_source: random.Random | None = None,
@@ -100,6 +103,9 @@ class Download:
         self._own_peer = own_peer
         self._manifest_bytes = manifest_bytes
         self._durable = durable
+        self._include = include
+        self._update = update
+        self._checking = False
         self._progress = progress
         self._free = free
         self._known: dict[str, _Known] = {}
@@ -115,7 +121,7 @@ class Download:
         Raises :class:`NoSource`, :class:`LocalError` (this machine), :class:`BadRequest` (the
         content itself is not valid), :class:`Cancelled`.
         """
-        check_destination(self._destination)
+        check_destination(self._destination, update=self._update)
         started_s = time.monotonic()
         finder = threading.Thread(target=self._find_all, name="fetch-find", daemon=True)
         finder.start()
@@ -130,13 +136,13 @@ class Download:
             store.finish()
         finally:
             if self.store is not None:
-                self.store.discard()
+                self.store.close()
             # It may be waiting for a tracker that is away; it holds nothing of this download.
             finder.join(TICK_S)
         return Fetched(
             path=self._destination,
             content=self.content,
-            bytes=store.manifest.size,
+            bytes=store.selected.size,
             seconds=time.monotonic() - started_s,
             peers=sum(1 for known in self._known.values() if known.gave_bytes),
             banned=tuple(f"{peer} {reason}" for peer, reason in self.swarm.banned.items()),
@@ -144,7 +150,8 @@ class Download:
 
     def cancel(self) -> None:
         """Make :meth:`run` raise :class:`Cancelled` soon; from any thread."""
-        self._fail(Cancelled(f"stopped; {self._destination} was not made"))
+        kept = self.store.what_is_kept() if self.store else ""
+        self._fail(Cancelled(f"stopped; {self._destination} was not made{kept}"))
 
     # -- what connections need (peer.source.Task) -------------------------------------------------
 
@@ -162,20 +169,29 @@ class Download:
         try:
             # Right by its hash, so every peer would send the same: what fails now fails for good.
             manifest = decode(encoded)
+            self._checking = True
             store = Store(
                 manifest,
                 self.content,
                 self._destination,
+                encoded=bytes(encoded),
+                include=self._include,
+                update=self._update,
                 durable=self._durable,
+                stopped=lambda: self.stopped,
                 open_files_max=self._limits.open_files_max,
                 free=self._free,
             )
         except P2PError as error:
             self._fail(error)
             return
+        finally:
+            self._checking = False
         with self.changed:
             self.store = store
             self.swarm.described(manifest.pieces)
+            for start, end in store.verified:
+                self.swarm.verified(start, end - start)
             self.changed.notify_all()
 
     # -- the caller's thread ----------------------------------------------------------------------
@@ -202,7 +218,7 @@ class Download:
                 self._report(moment, meter.update(now_s, moment.bytes_done))
             if done:
                 return
-            if now_payload_bytes != payload_bytes:
+            if now_payload_bytes != payload_bytes or self._checking:  # what is here is hashed
                 payload_bytes, alive_at_s = now_payload_bytes, now_s
             if now_s - alive_at_s > self._limits.patience_s:
                 raise NoSource(self._what_is_missing())
@@ -247,9 +263,12 @@ class Download:
         thread = threading.Thread(
             target=self._use, args=(known, source, depth), name="fetch-source", daemon=True
         )
+        try:
+            thread.start()
+        except RuntimeError as error:
+            raise LocalError(f"this machine has no thread for a connection: {error}") from error
         known.live.add(source)
         self._threads[source] = thread
-        thread.start()
 
     def _stop(self) -> None:
         """End all connections; afterwards nothing is written any more."""
@@ -355,11 +374,13 @@ class Download:
             known.failures += 1
             known.fruitless += fruitless and not source.bytes_verified
             limits = self._limits
-            longest_s = min(limits.retry_max_s, limits.retry_min_s * 2 ** (known.failures - 1))
+            doublings = min(known.failures - 1, 16)
+            longest_s = min(limits.retry_max_s, limits.retry_min_s * 2**doublings)
             known.retry_at_s = time.monotonic() + longest_s * self._random.uniform(0.5, 1.0)
 
     def _what_is_missing(self) -> str:
         with self.changed:
+            kept = self.store.what_is_kept() if self.store else ""
             if self.store is None:
                 missing = "its manifest and all pieces are missing"
             else:
@@ -375,7 +396,7 @@ class Download:
         shown = "; ".join(troubles[:TROUBLES_SHOWN_MAX]) or "the trackers know no peer that has it"
         return (
             f"no peer sent anything for {self._limits.patience_s:g} s: {missing}; "
-            f"{self._destination} was not made. {shown}"
+            f"{self._destination} was not made{kept}. {shown}"
         )
 
     def __repr__(self) -> str:

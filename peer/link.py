@@ -143,8 +143,8 @@ def _connect(address: Address, timeout_s: float) -> socket.socket:
     trouble: OSError | None = None
     try:
         places = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
-    except OSError as error:
-        raise Lost(f"cannot connect to {address}: {error.strerror or error}") from error
+    except (OSError, UnicodeError) as error:  # the second: no name could look like this
+        raise Lost(f"cannot connect to {address}: {error}") from error
     for family, kind, protocol, _, place in places:
         connection = None
         try:

@@ -311,8 +311,8 @@ def _listen(bind: Address) -> socket.socket:
             bind.host, bind.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
         listener = socket.socket(family, kind, protocol)
-    except OSError as error:
-        raise LocalError(f"cannot listen on {bind}: {error.strerror or error}") from error
+    except (OSError, UnicodeError) as error:  # the second: no name could look like this
+        raise LocalError(f"cannot listen on {bind}: {error}") from error
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         tune(listener, bind.host)

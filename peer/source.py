@@ -22,13 +22,15 @@ from peer.messages import GetManifest, Have, Hello, Request
 from peer.pieces import HASH_BYTES, Run, Span
 from peer.ranges import Ranges
 from peer.store import Store
-from peer.swarm import Ask, AskManifest, Decision, Done, GiveUp, Swarm
+from peer.swarm import Ask, AskManifest, Decision, Done, GiveUp, Swarm, Wait
 from tracker_raft.commands import Operation, PeerRecord, check_int
 from tracker_raft.config import Address
 from tracker_raft.errors import BadRequest
 
 BUFFER_BYTES_MIN = 256 * 1024
 """Small pieces are received together up to this."""
+WAIT_S = 1.0
+"""Every fact wakes who waits; this is for the one that a later change forgets to tell."""
 BITMAP_BYTES_MAX = MANIFEST_LIMITS.manifest_bytes_max // HASH_BYTES // 8
 """No content has more pieces than hashes fit a manifest."""
 
@@ -81,7 +83,7 @@ class Source:
         """Bytes of manifest and pieces that came in, right or wrong: a sign of life."""
 
     def open(self) -> None:
-        """Connect and greet. Raises :class:`Lost`, :class:`Answered`, :class:`BadRequest`."""
+        """Connect. Raises :class:`Lost`, and :class:`BadRequest` for what is no address."""
         limits = self._limits
         self._link = Link.connect(
             Address.parse(self._record.address),
@@ -91,7 +93,10 @@ class Source:
         )
 
     def greet(self) -> Ranges | None:
-        """Say hello, and ask a partial peer what it has: None is all."""
+        """Say hello, and ask a partial peer what it has: None is all.
+
+        Raises :class:`Lost`, :class:`~peer.messages.Answered`, :class:`BadRequest`.
+        """
         hello = Hello(PEER_PROTOCOL_VERSION, self._own_peer)
         self._send(messages.encode_request(0, hello))
         messages.parse_reply(0, self._frame())
@@ -120,8 +125,6 @@ class Source:
                     self._fetch_manifest()
                 elif isinstance(decision, Done | GiveUp):
                     return
-                else:
-                    self._wait()
         finally:
             with self._task.changed:
                 for pending in self._pending:
@@ -147,7 +150,10 @@ class Source:
     # -- asking -----------------------------------------------------------------------------------
 
     def _ask_ahead(self, depth: int) -> Decision | None:
-        """Send requests until ``depth`` are unanswered; the decision that ended it, if any."""
+        """Send requests until ``depth`` are unanswered; the decision that ended it, if any.
+
+        When there is nothing to ask and nothing to receive it waits for the next fact.
+        """
         requests = []
         decision: Decision | None = None
         with self._task.changed:
@@ -159,21 +165,15 @@ class Source:
                 self._number += 1
                 self._pending.append(_Pending(self._number, run))
                 requests.append(Request(self._task.content, run.first, run.count))
+            if isinstance(decision, Wait) and not self._pending and not self._task.stopped:
+                # Under the same lock as the decision: no fact can slip in between.
+                self._task.changed.wait(WAIT_S)
         if requests:
             self.asked = True
             numbers = range(self._number - len(requests) + 1, self._number + 1)
             frames = map(messages.encode_request, numbers, requests)
             self._send(b"".join(frames))
         return decision
-
-    def _wait(self) -> None:
-        """Until another connection freed something, or it is over.
-
-        A fact between the decision and the wait is not seen here, hence the limit.
-        """
-        with self._task.changed:
-            if not self._task.stopped and not self._task.swarm.done:
-                self._task.changed.wait(0.25)
 
     def _fetch_manifest(self) -> None:
         self.asked = True

@@ -1,4 +1,4 @@
-"""Pieces on disk: verify, then write, then tell.
+"""Pieces on disk: verify, then write, then tell; and what is here is served while it is fetched.
 
 Rules
 -----
@@ -6,8 +6,9 @@ Rules
   on the same file system, as ``.<name>.<first 8 of the content id>.part``: a name that the next
   fetch of the same content finds again. A lock on it keeps a second fetch out.
 * Nothing is written that does not have the hash its manifest gives it.
-* Nothing is written outside: all directories are made here, in a directory that is new; links
-  come last, and nothing is opened through one.
+* What a fetch that was killed or stopped has left is hashed again and used
+  (:mod:`peer.resume` says why); all else in the partial is removed.
+* Nothing is written outside: directories are made here, and nothing is opened through a link.
 * Empty files, links and the final name are made by :meth:`Store.finish` alone.
 
 By default nothing is synced: the kernel writes back when it likes, as it does after ``cp``. With
@@ -17,82 +18,48 @@ disk takes to write it all (a second or more for each GiB).
 """
 
 # pathlib costs as much as the system calls of a small file:
-# ruff: noqa: PTH102, PTH104, PTH108, PTH211
+# ruff: noqa: PTH211
 
 from __future__ import annotations
 
-import contextlib
 import errno
-import fcntl
 import hashlib
 import os
-import shutil
-import stat
-from collections.abc import Callable, Iterator
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
+from peer import failpoints
+from peer.destination import (
+    FreeBytes,
+    check_destination,
+    check_names,
+    exists,
+    explained,
+    free_bytes,
+    give_name,
+    part_path,
+    remove,
+)
 from peer.files import OpenFiles
-from peer.manifest import Kind, Manifest, parents_of
+from peer.manifest import Kind, Manifest
+from peer.partial import Partial, create
 from peer.pieces import Span
-from tracker_raft.errors import LocalError
+from peer.ranges import Ranges
+from peer.resume import Candidate, Stopped, hash_candidates, pieces_below, pieces_with_data
+from peer.selection import select
+from tracker_raft.errors import Damaged, LocalError, NotFound
 
-PART_NAME_BYTES_MAX = 200
-"""Of the final name in the partial one, which must stay below 255 bytes."""
-
-FreeBytes = Callable[[Path], int]
-
-
-def free_bytes(directory: Path) -> int:
-    """Bytes that an unprivileged user may still write there."""
-    status = os.statvfs(directory)
-    return status.f_bavail * status.f_frsize
-
-
-def check_destination(destination: Path) -> None:
-    """Refuse, before anything is fetched, what could not be written in the end.
-
-    Raises :class:`LocalError`: the destination exists, or its directory is missing or read-only.
-    """
-    parent = destination.parent
-    with _explained(f"write {destination}"):
-        if not parent.is_dir():
-            raise LocalError(f"{parent} is not a directory; nothing was fetched")
-        if _exists(destination):
-            raise LocalError(f"{destination} exists; nothing was fetched")
-        if not os.access(parent, os.W_OK | os.X_OK):
-            raise LocalError(f"{parent} is not writable; nothing was fetched")
-
-
-def _exists(path: Path) -> bool:
-    """Whether something has this name, be it a broken link. OSError: the name is impossible."""
-    with contextlib.suppress(FileNotFoundError):
-        path.lstat()
-        return True
-    return False
-
-
-def part_path(destination: Path, content: bytes) -> Path:
-    """Where the content lies until it is complete."""
-    name = os.fsencode(destination.name)[:PART_NAME_BYTES_MAX]
-    # A name cut inside a character would not be text any more.
-    text = name.decode(errors="ignore")
-    return destination.with_name(f".{text}.{content.hex()[:8]}.part")
-
-
-@contextlib.contextmanager
-def _explained(what: str) -> Iterator[None]:
-    """Turn what the system refuses into a :class:`LocalError` that says what was wanted."""
-    try:
-        yield
-    except OSError as error:
-        where = f" {os.fsdecode(error.filename)}" if error.filename else ""
-        raise LocalError(f"cannot {what}:{where} {error.strerror or error}") from error
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class Store:
-    """Takes the pieces of one content. :meth:`put` may be called by any thread.
+    """Takes the pieces of one content, and serves those it has. Any thread may use it.
 
-    Ends with :meth:`finish` or :meth:`discard`.
+    Ends with :meth:`finish` and then :meth:`close`, or with one of the two others:
+    :meth:`close` keeps the partial for the next fetch, :meth:`discard` removes it.
     """
 
     def __init__(
@@ -101,33 +68,74 @@ class Store:
         content: bytes,
         destination: Path,
         *,
+        encoded: bytes | None = None,
+        include: Sequence[str] = (),
+        update: bool = False,
         durable: bool = False,
         open_files_max: int = 128,
         free: FreeBytes = free_bytes,
+        stopped: Callable[[], bool] = lambda: False,
     ) -> None:
-        """Make the partial, empty. Raises :class:`LocalError`; then nothing is left behind."""
+        """Make the partial, or take up the one that an earlier fetch left.
+
+        ``encoded``: the manifest as it came, None encodes it. ``include``: patterns of what is
+        wanted of a tree (:mod:`peer.selection`). ``update``: replace what is at the destination,
+        and take from it the pieces that are the same. ``stopped``: ends the hashing of what is
+        there.
+
+        Raises :class:`LocalError`, :class:`BadRequest` for ``include``; then nothing new is left.
+        """
         self.manifest = manifest
+        self.id = content
+        self.encoded = manifest.encode() if encoded is None else encoded
         self.destination = destination
         self.part = part_path(destination, content)
+        self.selected = select(manifest, include)
+        self._update = update
         self._durable = durable
         self._tree = manifest.kind is Kind.TREE
         self._prefix = f"{self.part}/" if self._tree else str(self.part)
         self._files = OpenFiles(open_files_max)
-        self._lock_fd = -1
-        check_destination(destination)
-        with _explained(f"write {destination}"):
-            have, need = free(destination.parent), manifest.size
-            if have < need:
-                raise LocalError(
-                    f"no space for {destination}: it has {need} bytes, "
-                    f"{have} are free in {destination.parent}; nothing was fetched"
-                )
-            self._lock_fd = self._lock_part()
+        self._lock = threading.Lock()
+        self._have = Ranges()
+        self._finished_ns: int | None = None
+        self._unwritable = False
+        check_destination(destination, update=update)
+        check_names(manifest, self.part)
+        self._partial = Partial(self.part, destination, manifest, self.selected)
+        with explained(f"write {destination}"):
+            found = self._partial.allocated()
+            self._check_space(free, found)
+            self._partial.lock()
             try:
-                self._clear_part()
-            except BaseException:
-                self.discard()
+                self._partial.prepare()
+                failpoints.reach("partial.made")
+                self._take_up(bool(found), stopped)
+                failpoints.reach("resume.checked")
+            except BaseException as error:
+                self._end(keep=bool(found))
+                if isinstance(error, Stopped):
+                    raise LocalError(f"stopped; {destination} was not made") from None
                 raise
+
+    # -- pieces -----------------------------------------------------------------------------------
+
+    @property
+    def verified(self) -> Ranges:
+        """The pieces that are on disk and right: at the start those of an earlier fetch."""
+        with self._lock:
+            return Ranges(*self._have)
+
+    @property
+    def wanted(self) -> Ranges:
+        """The pieces that are to be fetched in all."""
+        return self.selected.pieces
+
+    def has(self, first: int, count: int = 1) -> bool:
+        """Whether these consecutive pieces are all here."""
+        with self._lock:
+            found = self._have.at(first)
+        return found is not None and found[1] >= first + count
 
     def put(self, span: Span, data: memoryview) -> bool:
         """Write one piece when ``data`` is right; False, with nothing written, when it is not.
@@ -137,108 +145,209 @@ class Store:
         expected = self.manifest.hash_of(span.file, span.piece_of_file)
         if hashlib.sha256(data).digest() != expected:
             return False
-        entry = self.manifest.files[span.file]
-        place = self._prefix + entry.path
-        with _explained(f"write {self.destination}"):
-            if self._tree and entry.size == span.length:
-                fd = _create(place, entry.executable, os.O_WRONLY)
-                try:
-                    _write_all(fd, data, 0)
-                finally:
-                    os.close(fd)
-            else:
-                with self._files.use(span.file, lambda: self._open_large(span.file)) as fd:
-                    _write_all(fd, data, span.offset)
+        failpoints.reach("piece.verified")
+        with explained(f"write {self.destination}"):
+            try:
+                self._write(span, data)
+            except OSError as error:
+                self._unwritable = self._unwritable or error.errno in _NO_SPACE
+                raise
+        failpoints.reach("piece.written")
+        with self._lock:
+            self._have.add(span.piece, span.piece + 1)
+        failpoints.reach("piece.told")
         return True
 
+    def _write(self, span: Span, data: memoryview) -> None:
+        if failpoints.due("piece.half"):
+            self._write(span, data[: len(data) // 2])
+            failpoints.die()
+        entry = self.manifest.files[span.file]
+        if self._tree and entry.size == span.length:
+            fd = create(self._prefix + entry.path, entry.executable, os.O_WRONLY)
+            try:
+                _write_all(fd, data, 0)
+            finally:
+                os.close(fd)
+        else:
+            with self._files.use(span.file, lambda: self._open_large(span.file)) as fd:
+                failpoints.reach("file.made")
+                _write_all(fd, data, span.offset)
+
+    # -- served while it is fetched (peer.shared.Content) -----------------------------------------
+
+    @property
+    def complete(self) -> bool:
+        """Whether every piece of the content is here, the unwanted ones too."""
+        return self._have.count == self.manifest.pieces.count
+
+    def check(self, file: int) -> None:
+        """Raises :class:`Damaged` when somebody changed a file since it got its final name."""
+        if self._finished_ns is None:
+            return  # a partial is locked, and hidden
+        entry = self.manifest.files[file]
+        try:
+            status = os.lstat(self._prefix + entry.path)
+        except OSError as error:
+            raise Damaged(f"{entry.path or 'it'} is not there any more") from error
+        if status.st_size != entry.size or status.st_mtime_ns > self._finished_ns:
+            raise Damaged(f"{entry.path or 'it'} is not what was fetched any more")
+
+    @contextmanager
+    def open(self, file: int) -> Iterator[int]:
+        """The descriptor of a file of which pieces are here, valid inside the ``with``.
+
+        Raises :class:`Damaged` when it is gone.
+        """
+        entry = self.manifest.files[file]
+        if entry.size > self.manifest.piece_bytes:
+            with self._files.use(file, lambda: self._open_to_read(file)) as fd:
+                yield fd
+            return
+        fd = self._open_to_read(file)
+        try:
+            yield fd
+        finally:
+            os.close(fd)
+
+    def _open_to_read(self, file: int) -> int:
+        entry = self.manifest.files[file]
+        # A large file is kept open and may be written next; the lock: the name may be given now.
+        writable = self._finished_ns is None and entry.size > self.manifest.piece_bytes
+        flags = (os.O_RDWR if writable else os.O_RDONLY) | os.O_NOFOLLOW | os.O_CLOEXEC
+        try:
+            with self._lock:
+                return os.open(self._prefix + entry.path, flags)
+        except FileNotFoundError:
+            raise NotFound(f"{entry.path or 'it'} is not here") from None
+        except OSError as error:
+            raise Damaged(f"{entry.path or 'it'} cannot be read any more") from error
+
+    # -- the end ----------------------------------------------------------------------------------
+
     def finish(self) -> None:
-        """Give the final name. Every piece must have been put.
+        """Give the final name. Every wanted piece must be here.
 
         Raises :class:`LocalError`; the partial is then still there.
         """
-        self._files.close()
-        with _explained(f"write {self.destination}"):
+        failpoints.reach("finish.begun")
+        with explained(f"write {self.destination}"):
             if self._tree:
-                for entry in self.manifest.files:
+                for file in self.selected.files:
+                    entry = self.manifest.files[file]
                     if not entry.size:
                         place = self._prefix + entry.path
-                        os.close(_create(place, entry.executable, os.O_WRONLY))
-                for link in self.manifest.links:
+                        os.close(create(place, entry.executable, os.O_WRONLY))
+                for link in self.selected.links:
                     os.symlink(link.target, self._prefix + link.path)
+            failpoints.reach("finish.links")
             if self._durable:
                 self._sync()
-            if _exists(self.destination):
-                raise LocalError(
-                    f"{self.destination} appeared while it was fetched; it was left as it is"
-                )
-            os.rename(self.part, self.destination)
+            failpoints.reach("finish.synced")
+            with self._lock:
+                old_is_left = give_name(self.part, self.destination, update=self._update)
+                failpoints.reach("finish.moved")
+                self._prefix = f"{self.destination}/" if self._tree else str(self.destination)
+                self._finished_ns = time.time_ns()
             if self._durable:
                 _sync_path(self.destination.parent)
-        os.close(self._lock_fd)
-        self._lock_fd = -1
+            if old_is_left:
+                remove(self.part)
+            failpoints.reach("finish.cleared")
+
+    def close(self) -> None:
+        """Let go of the files. Before :meth:`finish` the partial is kept for the next fetch,
+        unless nothing of it is right or the disk is full. Idempotent; raises nothing."""
+        self._end(keep=self.kept is not None)
 
     def discard(self) -> None:
-        """Remove the partial; without effect after :meth:`finish`. Raises nothing."""
+        """Remove the partial; without effect after :meth:`finish`. Idempotent; raises nothing."""
+        self._end(keep=False)
+
+    def _end(self, *, keep: bool) -> None:
         self._files.close()
-        if self._lock_fd < 0:
-            return
-        # While the lock is held: who waits for it must not have his partial removed.
-        with contextlib.suppress(OSError):
-            if self._tree:
-                shutil.rmtree(self.part)
-            else:
-                os.unlink(self.part)
-        os.close(self._lock_fd)
-        self._lock_fd = -1
+        if self._finished_ns is None and not keep:
+            self._partial.remove()
+        self._partial.unlock()
 
-    # -- the partial ------------------------------------------------------------------------------
+    @property
+    def kept(self) -> Path | None:
+        """The partial that :meth:`close` leaves for the next fetch, None if it leaves none."""
+        kept = self._finished_ns is None and not self._unwritable and self._have.count
+        return self.part if kept else None
 
-    def _lock_part(self) -> int:
-        """Open and lock the partial, making it when it is not there."""
-        while True:
-            if self._tree:
-                with contextlib.suppress(FileExistsError):
-                    os.mkdir(self.part)
-                fd = os.open(self.part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-            else:
-                fd = _create(str(self.part), self.manifest.files[0].executable, os.O_RDWR)
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                # Whoever held the lock may have finished and moved the partial away meanwhile.
-                with contextlib.suppress(FileNotFoundError):
-                    if os.path.samestat(os.fstat(fd), os.lstat(self.part)):
-                        return fd
-            except BlockingIOError:
-                os.close(fd)
-                raise LocalError(
-                    f"{self.destination} is being fetched already, into {self.part}"
-                ) from None
-            os.close(fd)
+    def what_is_kept(self) -> str:
+        """To be put behind an error: what a later fetch will find, or nothing."""
+        with self._lock:
+            count = self._have.count
+        if self.kept is None:
+            return ""
+        return f"; {count} verified pieces are kept in {self.part.name} and will be used"
 
-    def _clear_part(self) -> None:
-        """Empty what an earlier fetch left, then make the directories."""
-        if not self._tree:
-            os.ftruncate(self._lock_fd, 0)
-            _set_executable(self._lock_fd, self.manifest.files[0].executable)
-            return
-        with os.scandir(self.part) as entries:
-            for entry in entries:
-                if entry.is_dir(follow_symlinks=False):
-                    shutil.rmtree(entry.path)
-                else:
-                    os.unlink(entry.path)
+    def _check_space(self, free: FreeBytes, allocated: int) -> None:
+        have, need = free(self.destination.parent), max(self.selected.size - allocated, 0)
+        if have < need:
+            more = f", {need} of them are still needed" if allocated else ""
+            raise LocalError(
+                f"no space for {self.destination}: it has {self.selected.size} bytes{more}, "
+                f"{have} are free in {self.destination.parent}; nothing was fetched"
+            )
+
+    # -- what is here already ---------------------------------------------------------------------
+
+    def _take_up(self, found: bool, stopped: Callable[[], bool]) -> None:
+        """Find the pieces that are here already, and those that the old destination has."""
+        manifest, piece_bytes = self.manifest, self.manifest.piece_bytes
+        pieces = manifest.pieces
+
+        def in_partial() -> Iterator[Candidate]:
+            for file in self.selected.files:
+                entry, first = manifest.files[file], pieces.pieces_of(file).first
+                yield from pieces_with_data(
+                    self._prefix + entry.path, first, entry.size, piece_bytes
+                )
+
+        def known(candidate: Candidate, _: memoryview, digest: bytes) -> None:
+            span = next(pieces.spans(candidate.piece, 1))
+            if digest == manifest.hash_of(span.file, span.piece_of_file):
+                with self._lock:
+                    self._have.add(span.piece, span.piece + 1)
+
+        if found:
+            hash_candidates(in_partial(), piece_bytes, known, stopped)
+        if self._update and exists(self.destination):
+            self._adopt(stopped)
+
+    def _adopt(self, stopped: Callable[[], bool]) -> None:
+        """Copy the pieces that the old destination has, wherever they lie in it."""
         manifest = self.manifest
-        paths = [entry.path for entry in manifest.files]
-        paths += [link.path for link in manifest.links]
-        above = parents_of([*paths, *manifest.directories])
-        # A parent sorts before what lies in it.
-        for directory in sorted(above.union(manifest.directories)):
-            os.mkdir(self._prefix + directory)
+        lacking: dict[bytes, list[Span]] = {}
+        for start, end in self.selected.pieces:
+            for span in manifest.pieces.spans(start, end - start):
+                if span.piece not in self._have:
+                    digest = manifest.hash_of(span.file, span.piece_of_file)
+                    lacking.setdefault(digest, []).append(span)
+
+        def copy(_: Candidate, data: memoryview, digest: bytes) -> None:
+            with self._lock:
+                spans = lacking.pop(digest, [])
+            for span in spans:
+                self._write(span, data)
+                with self._lock:
+                    self._have.add(span.piece, span.piece + 1)
+                failpoints.reach("resume.adopted")
+
+        hash_candidates(
+            pieces_below(self.destination, manifest.piece_bytes),
+            manifest.piece_bytes,
+            copy,
+            stopped,
+        )
 
     def _open_large(self, file: int) -> int:
         """Open a file of several pieces, with its full size reserved on disk."""
         entry = self.manifest.files[file]
-        fd = _create(self._prefix + entry.path, entry.executable, os.O_RDWR)
+        fd = create(self._prefix + entry.path, entry.executable, os.O_RDWR)
         try:
             if os.fstat(fd).st_size != entry.size:
                 _reserve(fd, entry.size)
@@ -248,28 +357,14 @@ class Store:
         return fd
 
     def _sync(self) -> None:
-        for entry in self.manifest.files:
-            _sync_path(self._prefix + entry.path)
+        for file in self.selected.files:
+            _sync_path(self._prefix + self.manifest.files[file].path)
         if self._tree:
             for directory, _, _ in os.walk(self.part):
                 _sync_path(directory)
 
     def __repr__(self) -> str:
-        return f"<Store {self.destination} {self.manifest}>"
-
-
-def _create(place: str, executable: bool, flags: int) -> int:
-    """Open or make a file; the umask applies as it does to any new file."""
-    flags |= os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-    return os.open(place, flags, 0o777 if executable else 0o666)
-
-
-def _set_executable(fd: int, executable: bool) -> None:
-    """Let those run a file who may read it, or nobody."""
-    mode = stat.S_IMODE(os.fstat(fd).st_mode)
-    wanted = (mode | (mode & 0o444) >> 2) if executable else mode & ~0o111
-    if wanted != mode:
-        os.fchmod(fd, wanted)
+        return f"<Store {self.destination} {self.manifest}, {self._have.count} verified>"
 
 
 def _reserve(fd: int, size: int) -> None:

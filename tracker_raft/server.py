@@ -315,7 +315,7 @@ class Server:
             except P2PError as refusal:
                 answer(refusal.to_wire(), at)
 
-        self._replica.read(level, seen, deadline_s, done)
+        self._replica.reads.read(level, seen, deadline_s, done)
 
     def _renew(self, peer: str) -> int:
         if self._replica.leader is None:

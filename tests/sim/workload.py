@@ -137,7 +137,7 @@ class SimClient:
                     (asked_s, replica.machine.applied, f"{self.name} read at {node.node}")
                 )
 
-        process.run(replica.read, Level.LINEARIZABLE, 0, deadline_s, done)
+        process.run(replica.reads.read, Level.LINEARIZABLE, 0, deadline_s, done)
         self.world.after(self.world.random.uniform(0.001, 0.02), None, self._next)
 
     def _some_node(self) -> SimNode | None:

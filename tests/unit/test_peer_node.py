@@ -55,10 +55,13 @@ def test_names_are_made_from_paths(
     assert peer.share(".").name == "source"
     shared = peer.share("data", "deep/er/name")
     assert peer.share("data").name == "data"
-    monkeypatch.chdir(tmp_path)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
     with Peer(client=peer._trackers) as other:
-        assert other.fetch("deep/er/name").path == tmp_path / "name"
-        assert other.fetch(shared.content).path == tmp_path / "data"
+        assert other.fetch("deep/er/name").path == tmp_path / "elsewhere/name"
+        assert other.fetch("data").path == tmp_path / "elsewhere/data"
+        (tmp_path / "elsewhere/name").unlink()
+        assert other.fetch(shared.content).path.name == "name", "the first in name order"
 
 
 def test_an_id_without_a_name_needs_a_destination(

@@ -113,7 +113,7 @@ def test_a_trickling_peer_stalls(world: World) -> None:
                 connection.sendall(messages.encode_ok(number, {"bytes": 4 * PIECE}) + b"x")
 
     world.listen("a", content, trickle)
-    with pytest.raises(NoSource, match=r"a at 127\.0\.0\.1:\d+ sent (\d+ bytes in|nothing for) 0\.3"):
+    with pytest.raises(NoSource, match=r"a at .* sent (\d+ bytes in|nothing for) 0\.3"):
         world.fetch(content, limits=IMPATIENT)
 
 
@@ -233,7 +233,7 @@ def test_a_peer_that_refuses_is_left_alone(world: World) -> None:
     fetched = world.fetch(content)
     check(fetched, path)
     assert not fetched.banned
-    assert len(asked) <= 1
+    assert len(asked) <= QUICK.requests_in_flight_max
 
 
 def test_a_busy_peer_is_asked_again(world: World) -> None:
@@ -263,6 +263,7 @@ def test_a_peer_that_is_gone_is_no_trouble(world: World) -> None:
         dead = Address("127.0.0.1", listener.getsockname()[1])
     world.announce("a", dead, content)
     world.trackers.join("b", "no.such.host.invalid:1", content, complete=True)
+    world.trackers.join("c", f"{'x' * 64}.example:1", content, complete=True)  # no name
     check(world.fetch(content), path)
 
 

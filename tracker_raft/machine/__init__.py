@@ -2,9 +2,11 @@
 
 In the order to read them: :mod:`.tracker_machine` (the rules, apply and query), :mod:`.registry`
 (names and versions), :mod:`.swarm_table` (leases and swarms), :mod:`.sessions` (exactly once),
-:mod:`.digest` (the state hash), :mod:`.snapshot_format`.
+:mod:`.digest` (the state hash), :mod:`.snapshot_cursor` (a snapshot beside the changes),
+:mod:`.snapshot_format`.
 """
 
-from tracker_raft.machine.tracker_machine import LOG_WORDS, Applied, TrackerMachine
+from tracker_raft.machine.snapshot_cursor import SnapshotCursor
+from tracker_raft.machine.tracker_machine import LOG_WORDS, Applied, Restoring, TrackerMachine
 
-__all__ = ["LOG_WORDS", "Applied", "TrackerMachine"]
+__all__ = ["LOG_WORDS", "Applied", "Restoring", "SnapshotCursor", "TrackerMachine"]

@@ -5,42 +5,69 @@ kind of the item: ``("file", name, ...)``. The digest is the sum of the items' h
 2**256. Adding, removing or changing an item costs one or two hashes whatever the size of the
 state, and the order in which a state was reached does not show: equal states, equal sums.
 
+Of a last value that is a pair only the first part is hashed: the second is text for people, carried
+along for the watchers. Who must know of each change (a snapshot under way) is told here, because
+every change comes by here: one that did not would show as a wrong sum.
+
 A sum of hashes tells replicas that differ by accident apart. It is no protection against someone
 who *chooses* items so that two sets collide; nothing here relies on that.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from hashlib import blake2b
-from typing import Final
+from typing import Any, Final, Protocol
 
 import msgpack
 
-Value = str | bytes | int | bool
+Value = str | bytes | int | bool | tuple[str, str]
+Item = tuple[Any, ...]
+"""The kind, a word, and then values: each a :data:`Value`."""
 
 _MODULUS: Final = 2**256
 _BYTES: Final = 32
 
 
-class Digest:
-    """The sum. Whoever changes the state calls :meth:`add` and :meth:`remove` as it does so."""
+class Watcher(Protocol):
+    """Is told of each change to the items of one kind, just before or just after it."""
 
-    __slots__ = ("_pack", "_total")
+    def added(self, item: Item) -> None: ...
+
+    def removed(self, item: Item) -> None: ...
+
+
+class Digest:
+    """The sum. Whoever changes the state calls :meth:`add` and :meth:`remove` as it does so.
+
+    An item that takes the place of another is added after the other was removed.
+    """
+
+    __slots__ = ("_pack", "_total", "watchers")
 
     def __init__(self) -> None:
+        self.watchers: Mapping[Value, Watcher] = {}
+        """By kind of item; kinds without one are watched by nobody."""
         self._total = 0
         # One packer for all items: three times faster than msgpack.packb, which makes one a call.
         self._pack = msgpack.Packer(use_bin_type=True).pack
 
-    def _hash(self, item: tuple[Value, ...]) -> int:
+    def _hash(self, item: Item) -> int:
+        if type(item[-1]) is tuple:
+            item = (*item[:-1], item[-1][0])
         return int.from_bytes(blake2b(self._pack(item), digest_size=_BYTES).digest(), "big")
 
     def add(self, *item: Value) -> None:
+        """``item``: its kind, then its values. Only the last may be a pair."""
         self._total = (self._total + self._hash(item)) % _MODULUS
+        if self.watchers and item[0] in self.watchers:
+            self.watchers[item[0]].added(item)
 
     def remove(self, *item: Value) -> None:
         """Take back an item exactly as it was added; anything else would never show as wrong."""
         self._total = (self._total - self._hash(item)) % _MODULUS
+        if self.watchers and item[0] in self.watchers:
+            self.watchers[item[0]].removed(item)
 
     def hex(self, *scalars: int) -> str:
         """The digest of all items and of ``scalars``: state that is a number, not an item."""

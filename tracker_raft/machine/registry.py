@@ -12,7 +12,9 @@ How it is kept
 Millions of names must fit in memory and must not slow the garbage collector, which walks every
 object that can refer to others. So a name's history is **one byte string**, the msgpack of
 ``(highest number given, (version, ...))``; it is also what the digest hashes and what a snapshot
-holds. The index by content is one sorted list of ``content + name`` for the whole registry: no
+holds. They stand in a plain dict, which the collector passes over as long as it holds nothing but
+text and bytes; a subclass of dict would be walked. The names in order are a sorted list beside it.
+The index by content is one sorted list of ``content + name`` for the whole registry: no
 set or list per content, and the names of one content stand in order by themselves. UTF-8 sorts as
 code points do, so byte order and the order of Python strings are the same.
 """
@@ -23,12 +25,13 @@ from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
 import msgpack
-from sortedcontainers import SortedDict, SortedList
+from sortedcontainers import SortedList
 
 from tracker_raft.commands import CONTENT_ID_BYTES, FileRecord, List, Publish, split_version
 from tracker_raft.config import MachineLimits
 from tracker_raft.errors import BadRequest, Conflict, LimitReached, NotFound
 from tracker_raft.machine.digest import Digest
+from tracker_raft.machine.snapshot_cursor import Row, Table
 
 LOOKUP_FILES_MAX: Final = 1_000
 """Records in the answer to a look-up by content; more are left out and told by ``more``. As many
@@ -46,7 +49,8 @@ class Registry:
         """Versions of all names together."""
         self._limits = limits
         self._digest = digest
-        self._files: SortedDict[str, bytes] = SortedDict()
+        self._files: dict[str, bytes] = {}
+        self._names: SortedList[str] = SortedList()
         self._by_content: SortedList[bytes] = SortedList()
         self._pack = msgpack.Packer(use_bin_type=True).pack
 
@@ -110,6 +114,10 @@ class Registry:
             self._digest.add("file", name, self._files[name])
         else:
             del self._files[name]
+        if not before:
+            self._names.add(name)
+        elif not after:
+            self._names.remove(name)
         self.versions += len(after) - len(before)
         # A name may hold one content in several versions; the index has the pair once. Kept as
         # dicts, whose order is that of the versions: a set has none.
@@ -153,7 +161,7 @@ class Registry:
         """The next ``limit`` names after ``after``: a binary search, then one step for each."""
         start = max(wanted.prefix, wanted.after)
         files: list[dict[str, Any]] = []
-        for name in self._files.irange(start, inclusive=(start != wanted.after, True)):
+        for name in self._names.irange(start, inclusive=(start != wanted.after, True)):
             if not name.startswith(wanted.prefix):
                 break
             if len(files) == wanted.limit:
@@ -171,13 +179,18 @@ class Registry:
 
     # -- snapshot ---------------------------------------------------------------------------------
 
-    def rows(self) -> Iterator[tuple[str, bytes]]:
-        """(name, history) in name order."""
-        yield from self._files.items()
+    def tables(self) -> tuple[Table, ...]:
+        """``files``: (name, history) in name order."""
+        return (Table("files", "file", lambda item: item[1], self._rows_after),)
+
+    def _rows_after(self, name: str | None) -> Iterator[tuple[str, Row]]:
+        for found in self._names.irange(name, inclusive=(False, True)):
+            yield found, (found, self._files[found])
 
     def load(self, rows: Iterable[tuple[str, bytes]]) -> None:
-        """Add :meth:`rows` of a snapshot, in order, to a registry that has none of them."""
+        """Add rows of a snapshot, in order, to a registry that has none of them."""
         for name, packed in rows:
+            self._names.add(name)
             self._files[name] = packed
             self._digest.add("file", name, packed)
             _, versions = msgpack.unpackb(packed)

@@ -20,16 +20,17 @@ that words it better, or another Python that quotes a name differently, has the 
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import msgpack
+from sortedcontainers import SortedDict, SortedList
 
 from tracker_raft.config import MachineLimits
 from tracker_raft.errors import BadRequest, LimitReached, OutcomeUnknown, SessionExpired
 from tracker_raft.machine.digest import Digest
+from tracker_raft.machine.snapshot_cursor import Row, Table
 
 Reply = bytes | tuple[str, str]
 """A recorded reply: the msgpack of the ``ok`` map, or (error word, text). As bytes it is small,
@@ -44,16 +45,16 @@ class Session:
 
 
 class SessionTable:
-    """All open sessions, the longest unused first."""
+    """All open sessions."""
 
     def __init__(self, limits: MachineLimits, digest: Digest) -> None:
         self.opened = 0
         """Sessions ever opened; the newest has this number."""
         self._limits = limits
         self._digest = digest
-        # In the order of used_ms: time never goes back, so a session just used belongs at the end.
-        # Sessions used at the same time stand in any order; they expire together.
-        self._sessions: OrderedDict[int, Session] = OrderedDict()
+        self._sessions: SortedDict[int, Session] = SortedDict()
+        self._by_use: SortedList[tuple[int, int]] = SortedList()
+        """(used_ms, number), one for each session: the longest unused first."""
         self._pack = msgpack.Packer(use_bin_type=True).pack
 
     def __len__(self) -> int:
@@ -68,6 +69,7 @@ class SessionTable:
             )
         self.opened += 1
         self._sessions[self.opened] = Session(now_ms)
+        self._by_use.add((now_ms, self.opened))
         self._digest.add("session", self.opened, 1, now_ms)
         return {"session": self.opened, "ttl_ms": self._limits.session_ttl_ms}
 
@@ -76,16 +78,15 @@ class SessionTable:
         session = self._sessions.pop(number, None)
         if session is not None:
             self._forget_below(number, session, max(session.replies, default=0) + 1)
+            self._by_use.remove((session.used_ms, number))
             self._digest.remove("session", number, session.low, session.used_ms)
 
     def expire(self, now_ms: int) -> None:
         while (due_ms := self.next_expiry_ms()) is not None and due_ms <= now_ms:
-            self.close(next(iter(self._sessions)))
+            self.close(self._by_use[0][1])
 
     def next_expiry_ms(self) -> int | None:
-        for session in self._sessions.values():
-            return session.used_ms + self._limits.session_ttl_ms
-        return None
+        return self._by_use[0][0] + self._limits.session_ttl_ms if self._by_use else None
 
     # -- one write --------------------------------------------------------------------------------
 
@@ -132,16 +133,18 @@ class SessionTable:
 
     def _put(self, number: int, session: Session, seq: int, reply: Reply) -> None:
         session.replies[seq] = reply
-        self._digest.add("reply", number, seq, _hashed(reply))
+        self._digest.add("reply", number, seq, reply)
 
     def _use(self, number: int, session: Session, low: int, now_ms: int) -> None:
         if low == session.low and now_ms == session.used_ms:
             return
         self._forget_below(number, session, low)
         self._digest.remove("session", number, session.low, session.used_ms)
+        if now_ms != session.used_ms:
+            self._by_use.remove((session.used_ms, number))
+            self._by_use.add((now_ms, number))
         session.low, session.used_ms = low, now_ms
         self._digest.add("session", number, low, now_ms)
-        self._sessions.move_to_end(number)
 
     def _forget_below(self, number: int, session: Session, low: int) -> None:
         """Drop the replies below ``low``: by counting up, or by looking through a smaller table."""
@@ -151,27 +154,40 @@ class SessionTable:
         else:
             gone = [seq for seq in replies if seq < low]
         for seq in gone:
-            self._digest.remove("reply", number, seq, _hashed(replies.pop(seq)))
+            self._digest.remove("reply", number, seq, replies.pop(seq))
 
     # -- snapshot ---------------------------------------------------------------------------------
 
-    def session_rows(self) -> Iterator[tuple[int, int, int]]:
-        """(number, low, used_ms), the longest unused first, then by number."""
-        order = sorted((session.used_ms, number) for number, session in self._sessions.items())
-        for used_ms, number in order:
-            yield number, self._sessions[number].low, used_ms
+    def tables(self) -> tuple[Table, ...]:
+        """``sessions``: (number, low, used_ms), the longest unused first, then by number.
 
-    def reply_rows(self) -> Iterator[tuple[int, int, Reply]]:
-        """(session, seq, reply) in that order."""
-        for number in sorted(self._sessions):
+        ``replies``: (session, seq, reply) in that order.
+        """
+        return (
+            Table("sessions", "session", lambda item: (item[3], item[1]), self._sessions_after),
+            Table("replies", "reply", lambda item: (item[1], item[2]), self._replies_after),
+        )
+
+    def _sessions_after(self, key: tuple[int, int] | None) -> Iterator[tuple[Any, Row]]:
+        for used_ms, number in self._by_use.irange(key, inclusive=(False, True)):
+            yield (used_ms, number), (number, self._sessions[number].low, used_ms)
+
+    def _replies_after(self, key: tuple[int, int] | None) -> Iterator[tuple[Any, Row | None]]:
+        """A session without replies stands in for itself as number 0, which no write has."""
+        last, last_seq = key or (0, 0)
+        for number in self._sessions.irange(last):
             replies = self._sessions[number].replies
+            if number == last:
+                replies = {seq: reply for seq, reply in replies.items() if seq > last_seq}
+            elif not replies:
+                yield (number, 0), None
             for seq in sorted(replies):
-                yield number, seq, replies[seq]
+                yield (number, seq), (number, seq, replies[seq])
 
     def load_sessions(self, rows: Iterable[tuple[int, int, int]]) -> None:
-        """In the order of :meth:`session_rows`."""
         for number, low, used_ms in rows:
             self._sessions[number] = Session(used_ms, low)
+            self._by_use.add((used_ms, number))
             self._digest.add("session", number, low, used_ms)
 
     def load_replies(self, rows: Iterable[tuple[int, int, Reply]]) -> None:
@@ -179,7 +195,3 @@ class SessionTable:
         for number, seq, reply in rows:
             recorded = reply if isinstance(reply, bytes) else (reply[0], reply[1])
             self._put(number, self._sessions[number], seq, recorded)
-
-
-def _hashed(reply: Reply) -> bytes | str:
-    return reply if isinstance(reply, bytes) else reply[0]

@@ -8,16 +8,16 @@
 
 Each block is one frame of :mod:`tracker_raft.wire`. Its seal is the hash of the seal before it,
 its kind and its body, so a block that is changed, missing, doubled or out of order is found
-before its body is read. Blocks are about :data:`BLOCK_BYTES` long and each stands by itself: a
-snapshot is written and read without ever being in memory as a whole, and however it was cut into
-chunks on its way.
+before its body is read. Blocks have at most :data:`BLOCK_ROWS` rows and about
+:data:`BLOCK_BYTES`, and each stands by itself: a snapshot is written and read without ever being
+in memory as a whole, and however it was cut into chunks on its way.
 
 The format has a number of its own. A newer one is refused before anything else of it is read.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from hashlib import blake2b
 from typing import Any, Final
 
@@ -29,6 +29,8 @@ from tracker_raft.errors import BadRequest, Damaged, Unsupported
 FORMAT: Final = 1
 BLOCK_BYTES: Final = 256 * 1024
 """A block is closed by the row that takes it over this."""
+BLOCK_ROWS: Final = 1_000
+"""Or by the row with this number: loading a block is one step, and short rows take as long."""
 _FRAME_BYTES_MAX: Final = 4 * BLOCK_BYTES
 """No row comes near it: the longest is a reply with all versions of a name, some 20 KB."""
 _SEAL_BYTES: Final = 16
@@ -38,67 +40,100 @@ def _seal(before: bytes, kind: str, body: bytes) -> bytes:
     return blake2b(before + kind.encode() + b":" + body, digest_size=_SEAL_BYTES).digest()
 
 
-def write(
-    head: dict[str, int], tables: Iterable[tuple[str, Iterable[Any]]], state_hash: str
-) -> Iterator[bytes]:
-    """Blocks for ``head``, for the rows of each (kind, rows) and for the end, one by one."""
-    seal = b""
-    packer = msgpack.Packer(use_bin_type=True, autoreset=False)
-    for kind, body in _bodies(packer, {"format": FORMAT, **head}, tables, state_hash):
-        seal = _seal(seal, kind, body)
-        yield wire.encode({"kind": kind, "body": body, "seal": seal}, _FRAME_BYTES_MAX)
+class Writer:
+    """Rows in, blocks out. The caller gives :meth:`head`, the blocks of each kind and the end.
 
-
-def _bodies(
-    packer: Any,
-    head: dict[str, int],
-    tables: Iterable[tuple[str, Iterable[Any]]],
-    state_hash: str,
-) -> Iterator[tuple[str, bytes]]:
-    yield "head", msgpack.packb(head)
-    for kind, rows in tables:
-        count = size = 0
-        parts: list[bytes] = []
-        for row in rows:
-            packer.pack(row)
-            parts.append(packer.bytes())
-            packer.reset()
-            count, size = count + 1, size + len(parts[-1])
-            if size >= BLOCK_BYTES:
-                yield kind, _array(packer, count, parts)
-                count = size = 0
-                parts = []
-        if parts:
-            yield kind, _array(packer, count, parts)
-    yield "end", msgpack.packb({"state_hash": state_hash})
-
-
-def _array(packer: Any, count: int, parts: list[bytes]) -> bytes:
-    packer.pack_array_header(count)
-    header = bytes(packer.bytes())
-    packer.reset()
-    return header + b"".join(parts)
-
-
-def read(chunks: Iterable[bytes]) -> Iterator[tuple[str, Any]]:
-    """(kind, decoded body) of each block, the head first and the end last.
-
-    Raises :class:`Damaged` for anything that :func:`write` did not write, and
-    :class:`Unsupported` for a newer format. Nothing must be believed before the end was seen.
+    Blocks are cut by what they hold alone, so equal rows make equal bytes, however the caller
+    spreads the work over time.
     """
-    seal, kind = b"", ""
-    for message in _messages(chunks):
-        if kind == "end":
+
+    def __init__(self) -> None:
+        self._seal = b""
+        self._packer = msgpack.Packer(use_bin_type=True, autoreset=False)
+        self._begin()
+
+    def _begin(self) -> None:
+        self._packer.reset()
+        self._rows = self._bytes = 0
+        self._parts: list[bytes] = []
+
+    @property
+    def empty(self) -> bool:
+        """No row was added since the last block."""
+        return not self._rows
+
+    @property
+    def full(self) -> bool:
+        """:meth:`block` must be called now."""
+        return self._bytes >= BLOCK_BYTES or self._rows >= BLOCK_ROWS
+
+    def add(self, row: tuple[Any, ...]) -> None:
+        self._packer.pack(row)
+        self._parts.append(self._packer.bytes())
+        self._packer.reset()
+        self._rows += 1
+        self._bytes += len(self._parts[-1])
+
+    def head(self, fields: dict[str, int]) -> bytes:
+        return self._sealed("head", msgpack.packb({"format": FORMAT, **fields}))
+
+    def block(self, kind: str) -> bytes:
+        """The rows added since the last block, as one of this kind."""
+        self._packer.pack_array_header(self._rows)
+        body = self._packer.bytes() + b"".join(self._parts)
+        self._begin()
+        return self._sealed(kind, body)
+
+    def end(self, state_hash: str) -> bytes:
+        return self._sealed("end", msgpack.packb({"state_hash": state_hash}))
+
+    def _sealed(self, kind: str, body: bytes) -> bytes:
+        self._seal = _seal(self._seal, kind, body)
+        message = {"kind": kind, "body": body, "seal": self._seal}
+        return wire.encode(message, _FRAME_BYTES_MAX)
+
+
+class Reader:
+    """Bytes in, blocks out. After an error it must not be fed again."""
+
+    def __init__(self) -> None:
+        self._decoder = wire.FrameDecoder(_FRAME_BYTES_MAX)
+        self._seal = b""
+        self._kind = ""
+        """Of the newest block; empty before the first."""
+
+    def feed(self, chunk: bytes) -> Iterator[tuple[str, Any]]:
+        """(kind, decoded body) of each block that ``chunk`` completes: head first, end last.
+
+        Raises :class:`Damaged` for anything that :class:`Writer` did not write, and
+        :class:`Unsupported` for a newer format. Nothing must be believed before :meth:`finish`.
+        """
+        for message in self._messages(chunk):
+            yield self._opened(message)
+
+    def _messages(self, chunk: bytes) -> Iterator[wire.Message]:
+        view = memoryview(chunk)
+        try:
+            for start in range(0, len(view), _FRAME_BYTES_MAX):  # so the decoder's buffer is small
+                yield from self._decoder.feed(view[start : start + _FRAME_BYTES_MAX])
+        except BadRequest as error:
+            raise Damaged(f"snapshot has no valid block where one must be: {error}") from error
+
+    def finish(self) -> None:
+        """Raises :class:`Damaged` unless the end was the last thing fed."""
+        if self._kind != "end":
+            raise Damaged(f"snapshot breaks off after block {self._kind!r}")
+
+    def _opened(self, message: wire.Message) -> tuple[str, Any]:
+        if self._kind == "end":
             raise Damaged("snapshot goes on after its end")
-        before, kind, body = kind, message.get("kind", ""), message.get("body")
+        before, kind, body = self._kind, message.get("kind", ""), message.get("body")
         if type(kind) is not str or type(body) is not bytes:
             raise Damaged(f"snapshot has a malformed block after {before!r}")
-        seal = _seal(seal, kind, body)
-        if message.get("seal") != seal:
+        self._kind, self._seal = kind, _seal(self._seal, kind, body)
+        if message.get("seal") != self._seal:
             raise Damaged(f"snapshot block {kind!r} does not match its seal: changed or misplaced")
-        yield kind, _checked(before, kind, _unpack(body))
-    if kind != "end":
-        raise Damaged(f"snapshot breaks off after block {kind!r}")
+        return kind, _checked(before, kind, _unpack(body))
 
 
 def _checked(before: str, kind: str, body: Any) -> Any:
@@ -116,17 +151,6 @@ def _checked(before: str, kind: str, body: Any) -> Any:
             raise Unsupported(f"snapshot of format {found}, this version reads {FORMAT}")
         raise Damaged(f"snapshot of format {found!r}, expected {FORMAT}")
     return body
-
-
-def _messages(chunks: Iterable[bytes]) -> Iterator[wire.Message]:
-    decoder = wire.FrameDecoder(_FRAME_BYTES_MAX)
-    try:
-        for chunk in chunks:
-            view = memoryview(chunk)
-            for start in range(0, len(view), _FRAME_BYTES_MAX):  # so the decoder's buffer is small
-                yield from decoder.feed(view[start : start + _FRAME_BYTES_MAX])
-    except BadRequest as error:
-        raise Damaged(f"snapshot has no valid block where one must be: {error}") from error
 
 
 def _unpack(body: bytes) -> Any:

@@ -23,12 +23,13 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from sortedcontainers import SortedList
+from sortedcontainers import SortedDict, SortedList
 
 from tracker_raft.commands import CONTENT_ID_BYTES, Complete, Join, Leave, PeerRecord, Peers
 from tracker_raft.config import MachineLimits
 from tracker_raft.errors import BadRequest, LimitReached, NotFound
-from tracker_raft.machine.digest import Digest
+from tracker_raft.machine.digest import Digest, Item
+from tracker_raft.machine.snapshot_cursor import Row, Table
 
 _COMPLETE: Final = b"\x00"
 _PARTIAL: Final = b"\x01"
@@ -57,7 +58,7 @@ class SwarmTable:
         self.memberships = 0
         self._limits = limits
         self._digest = digest
-        self._leases: dict[str, Lease] = {}
+        self._leases: SortedDict[str, Lease] = SortedDict()
         self._expiries: SortedList[tuple[int, str]] = SortedList()
         """(expires_ms, peer), one for each lease."""
         self._swarms: SortedList[bytes] = SortedList()
@@ -208,8 +209,8 @@ class SwarmTable:
         return {"peers": [self._record(key).to_wire() for key in keys], "total": total}
 
     def _record(self, key: bytes) -> PeerRecord:
-        lease = self._leases[key[CONTENT_ID_BYTES + 1 :].decode()]
-        complete = key[CONTENT_ID_BYTES : CONTENT_ID_BYTES + 1] == _COMPLETE
+        _, complete, peer = _parts(key)
+        lease = self._leases[peer]
         return PeerRecord(lease.peer, lease.address, complete, lease.zone)
 
     def expires_ms(self, peer: str) -> int | None:
@@ -221,18 +222,24 @@ class SwarmTable:
 
     # -- snapshot ---------------------------------------------------------------------------------
 
-    def lease_rows(self) -> Iterator[tuple[str, str, str, int, int]]:
-        """(peer, address, zone, ttl_ms, expires_ms) in peer order."""
-        for peer in sorted(self._leases):
-            lease = self._leases[peer]
-            yield peer, lease.address, lease.zone, lease.ttl_ms, lease.expires_ms
+    def tables(self) -> tuple[Table, ...]:
+        """``leases``: (peer, address, zone, ttl_ms, expires_ms) in peer order.
 
-    def member_rows(self) -> Iterator[tuple[str, bytes, bool]]:
-        """(peer, content, complete), by content, complete ones first, in peer order."""
-        for key in self._swarms:
-            peer = key[CONTENT_ID_BYTES + 1 :].decode()
-            content = key[:CONTENT_ID_BYTES]
-            yield peer, content, self._leases[peer].contents[content]
+        ``members``: (peer, content, complete), by content, complete ones first, in peer order.
+        """
+        return (
+            Table("leases", "lease", lambda item: item[1], self._leases_after),
+            Table("members", "member", _item_key, self._members_after),
+        )
+
+    def _leases_after(self, peer: str | None) -> Iterator[tuple[str, Row]]:
+        for found in self._leases.irange(peer, inclusive=(False, True)):
+            yield found, self._leases[found].item()[1:]
+
+    def _members_after(self, key: bytes | None) -> Iterator[tuple[bytes, Row]]:
+        for found in self._swarms.irange(key, inclusive=(False, True)):
+            content, complete, peer = _parts(found)
+            yield found, (peer, content, complete)
 
     def load_leases(self, rows: Iterable[tuple[str, str, str, int, int]]) -> None:
         for row in rows:
@@ -248,3 +255,13 @@ class SwarmTable:
 
 def _key(content: bytes, complete: bool, peer: str) -> bytes:
     return content + (_COMPLETE if complete else _PARTIAL) + peer.encode()
+
+
+def _parts(key: bytes) -> tuple[bytes, bool, str]:
+    complete = key[CONTENT_ID_BYTES] == _COMPLETE[0]
+    return key[:CONTENT_ID_BYTES], complete, key[CONTENT_ID_BYTES + 1 :].decode()
+
+
+def _item_key(item: Item) -> bytes:
+    _, peer, content, complete = item
+    return _key(content, complete, peer)

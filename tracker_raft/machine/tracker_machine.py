@@ -15,16 +15,18 @@ Rules
 
 The parts, each with its own rules: :mod:`~tracker_raft.machine.registry` (names and versions),
 :mod:`~tracker_raft.machine.swarm_table` (leases and swarms), :mod:`~tracker_raft.machine.sessions`,
-:mod:`~tracker_raft.machine.digest` (the state hash), :mod:`~tracker_raft.machine.snapshot_format`.
+:mod:`~tracker_raft.machine.digest` (the state hash), :mod:`~tracker_raft.machine.snapshot_cursor`
+(a snapshot beside the changes), :mod:`~tracker_raft.machine.snapshot_format`.
 
 What to re-check when you change it: that every table reports each change to the digest (a
-restored machine computes it anew and refuses a difference), and that what an old log says still
+restored machine computes it anew and refuses a difference, and a snapshot under way learns of
+changes there), and that what an old log says still
 gives what it gave: replicas of the versions before and after your change run side by side.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -49,6 +51,7 @@ from tracker_raft.machine import snapshot_format
 from tracker_raft.machine.digest import Digest
 from tracker_raft.machine.registry import Registry
 from tracker_raft.machine.sessions import SessionTable
+from tracker_raft.machine.snapshot_cursor import SnapshotCursor
 from tracker_raft.machine.swarm_table import SwarmTable
 
 _LIMITS: Final = MachineLimits()
@@ -209,40 +212,60 @@ class TrackerMachine:
 
     # -- snapshot ---------------------------------------------------------------------------------
 
-    def snapshot(self) -> Iterator[bytes]:
-        """Chunks that :meth:`restore` makes an equal machine of; the same bytes for equal states.
+    def begin_snapshot(self) -> SnapshotCursor:
+        """A cursor over the state as it is now, to be read while entries go on being applied.
 
-        The machine must not be changed until the iterator is used up.
+        What it gives is what :meth:`snapshot` would give now. There is one at a time: beginning
+        another abandons the one before. Read it to its end or close it, or every change beyond
+        its position is remembered for it, for ever. It takes no time, whatever the state.
         """
+        return self._cursor(tracked=True)
+
+    def snapshot(self) -> Iterator[bytes]:
+        """Blocks that :meth:`restore` makes an equal machine of; the same bytes for equal states.
+
+        The machine must not be changed until the iterator is used up: RuntimeError.
+        """
+        cursor = self._cursor(tracked=False)
+
+        def blocks() -> Iterator[bytes]:
+            while (block := cursor.next()) is not None:
+                if self.applied != cursor.applied:
+                    raise RuntimeError("machine changed while its snapshot was read as a whole")
+                if block:
+                    yield block
+
+        return blocks()
+
+    def _cursor(self, *, tracked: bool) -> SnapshotCursor:
         head = {
             "applied": self.applied,
             "time_ms": self.time_ms,
             "sessions_opened": self._sessions.opened,
         }
-        tables: list[tuple[str, Iterable[Any]]] = [
-            ("files", self._registry.rows()),
-            ("leases", self._swarm.lease_rows()),
-            ("members", self._swarm.member_rows()),
-            ("sessions", self._sessions.session_rows()),
-            ("replies", self._sessions.reply_rows()),
-        ]
-        return snapshot_format.write(head, tables, self.state_hash)
+        tables = (*self._registry.tables(), *self._swarm.tables(), *self._sessions.tables())
+        return SnapshotCursor(head, tables, self._digest, tracked=tracked)
+
+    @classmethod
+    def restoring(cls, limits: MachineLimits = _LIMITS) -> Restoring:
+        """Feed it the bytes of a snapshot bit by bit; its :meth:`~Restoring.finish` is a machine.
+
+        The state hash is computed anew from what was loaded and must be the one that the snapshot
+        names.
+        """
+        machine = cls(limits)
+        return Restoring(machine, machine._load)
 
     @classmethod
     def restore(cls, chunks: Iterable[bytes], limits: MachineLimits = _LIMITS) -> TrackerMachine:
-        """The machine of a :meth:`snapshot`, however its bytes were cut into chunks since.
+        """The machine of a snapshot, however its bytes were cut into chunks since.
 
-        Raises :class:`Damaged` or :class:`Unsupported`. The state hash is computed anew from what
-        was loaded and must be the one that the snapshot names.
+        Raises :class:`Damaged` or :class:`Unsupported`.
         """
-        machine = cls(limits)
-        for kind, body in snapshot_format.read(chunks):
-            try:
-                machine._load(kind, body)
-            except (TypeError, ValueError, LookupError, AttributeError) as error:
-                # Sealed, so nobody changed it since it was written: the writer was at fault.
-                raise Damaged(f"snapshot block {kind!r} cannot be loaded: {error!a}") from error
-        return machine
+        restoring = cls.restoring(limits)
+        for chunk in chunks:
+            restoring.feed(chunk)
+        return restoring.finish()
 
     def _load(self, kind: str, body: Any) -> None:
         match kind:
@@ -268,6 +291,33 @@ class TrackerMachine:
                 pass
             case _:
                 raise Damaged(f"snapshot has a block of unknown kind {kind!a}")
+
+
+class Restoring:
+    """A machine that is being loaded. After an error it must be thrown away."""
+
+    def __init__(self, machine: TrackerMachine, load: Callable[[str, Any], None]) -> None:
+        self._machine = machine
+        self._load = load
+        self._reader = snapshot_format.Reader()
+
+    def feed(self, chunk: bytes) -> None:
+        """Load the blocks that ``chunk`` completes. Raises :class:`Damaged`, :class:`Unsupported`.
+
+        Its time grows with the rows in these blocks: feed some 64 KiB at a time where others
+        wait, which completes one or two.
+        """
+        for kind, body in self._reader.feed(chunk):
+            try:
+                self._load(kind, body)
+            except (TypeError, ValueError, LookupError, AttributeError) as error:
+                # Sealed, so nobody changed it since it was written: the writer was at fault.
+                raise Damaged(f"snapshot block {kind!r} cannot be loaded: {error!a}") from error
+
+    def finish(self) -> TrackerMachine:
+        """The machine, at once. Raises :class:`Damaged` unless the whole snapshot was fed."""
+        self._reader.finish()
+        return self._machine
 
 
 def _unknown_word(entry: Entry) -> str | None:

@@ -18,8 +18,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
+from tracker_raft.commands import INTEGER_MAX, check_int
 from tracker_raft.config import WireLimits
-from tracker_raft.errors import BadRequest, P2PError, TooLarge
+from tracker_raft.entries import pack_entry, unpack_entry
+from tracker_raft.errors import BadRequest, P2PError, TooLarge, UnknownOperation
+from tracker_raft.machine import LOG_WORDS
 from tracker_raft.raft.engine import Engine, Role
 from tracker_raft.raft.intake import NOWHERE, Intake, Position, Reply
 from tracker_raft.raft.reads import ReadBarrier, Waiter
@@ -27,6 +30,27 @@ from tracker_raft.raft.seams import Lines, Message
 
 PACE_S = 0.01
 """Before a tracker that was told "I do not lead" asks the same leader again."""
+
+
+def _number(message: Message, name: str) -> int:
+    return check_int(name, message[name], 0, INTEGER_MAX)
+
+
+def check_forwarded(packed: object) -> None:
+    """Let only one well-formed operation of this version's words into the log.
+
+    Bytes that do not decode would make the whole entry unreadable, the operations of others with
+    it; a committed word that is not known here would stop every tracker of this version.
+    Raises :class:`BadRequest` or :class:`UnknownOperation`.
+    """
+    if type(packed) is not bytes:
+        raise BadRequest("a forwarded operation that is not bytes")
+    operations = unpack_entry(pack_entry(0, [packed])).operations
+    if len(operations) != 1:
+        raise BadRequest(f"{len(operations)} operations forwarded as one")
+    word = operations[0].body.get("op")
+    if not isinstance(word, str) or word not in LOG_WORDS:
+        raise UnknownOperation(f"operation {word!a} is not known to the leader; not run")
 
 
 class Colleagues:
@@ -69,7 +93,7 @@ class Colleagues:
             return
         try:
             handler(node, message)
-        except (BadRequest, KeyError, TypeError, ValueError) as error:
+        except (BadRequest, LookupError, TypeError, ValueError) as error:
             self._lines.drop(node, f"malformed {kind}: {error!r}")
 
     # -- asking ----------------------------------------------------------------------------------
@@ -102,6 +126,8 @@ class Colleagues:
 
         Rounds asked longer than ``round_after_s`` ago are asked anew.
         """
+        self._intake.leader_is(None)  # what an earlier leader was asked is this node's to do now
+        self._barrier.leader_is(None)
         now_s = self._now()
         self._barrier.retry_rounds(now_s - round_after_s)
         if not len(self._barrier):
@@ -115,8 +141,8 @@ class Colleagues:
     # -- answering -------------------------------------------------------------------------------
 
     def _on_forward(self, node: str, message: Message) -> None:
-        number, operations = message["batch"], message["ops"]
-        left_s = min(message["left_ms"] / 1000, self._limits.request_deadline_max_s)
+        number, operations = _number(message, "batch"), message["ops"]
+        left_s = min(_number(message, "left_ms") / 1000, self._limits.request_deadline_max_s)
         deadline_s = self._now() + left_s
         replies: list[tuple[Reply, Position]] = [({}, NOWHERE)] * len(operations)
         left = len(operations)
@@ -131,8 +157,7 @@ class Colleagues:
         for place, packed in enumerate(operations):
             answer = partial(sink, place)
             try:
-                if type(packed) is not bytes:
-                    raise BadRequest("a forwarded operation that is not bytes")
+                check_forwarded(packed)
                 self._intake.add(packed, deadline_s, answer, remote=True)
             except P2PError as error:
                 answer(error.to_wire(), NOWHERE)
@@ -147,12 +172,21 @@ class Colleagues:
         self._kick()
 
     def _on_forwarded(self, node: str, message: Message) -> None:
-        replies = [(dict(reply), (int(at[0]), int(at[1]))) for reply, at in message["replies"]]
-        if not self._intake.returned(message["batch"], replies):
+        replies = [
+            (
+                dict(reply),
+                (
+                    check_int("index", index, 0, INTEGER_MAX),
+                    check_int("position", position, 0, INTEGER_MAX),
+                ),
+            )
+            for reply, (index, position) in message["replies"]
+        ]
+        if not self._intake.returned(_number(message, "batch"), replies):
             self._ask_from_s = self._now() + PACE_S
 
     def _on_read(self, node: str, message: Message) -> None:
-        number = message["number"]
+        number = _number(message, "number")
 
         def granted(index: int | None, error: P2PError | None) -> None:
             self._lines.send(node, {"type": "read_at", "number": number, "index": index})
@@ -165,14 +199,16 @@ class Colleagues:
             granted(None, None)
 
     def _on_read_at(self, node: str, message: Message) -> None:
-        index = message["index"]
-        if not self._barrier.told(message["number"], None if index is None else int(index)):
+        index = None if message["index"] is None else _number(message, "index")
+        if not self._barrier.told(_number(message, "number"), index):
             self._ask_from_s = self._now() + PACE_S
 
     def _on_probe(self, node: str, message: Message) -> None:
-        if message["term"] == self._engine.raftCurrentTerm:
-            self._lines.send(node, {**message, "type": "probed"})
+        term, number = _number(message, "term"), _number(message, "round")
+        if term == self._engine.raftCurrentTerm:
+            self._lines.send(node, {"type": "probed", "term": term, "round": number})
 
     def _on_probed(self, node: str, message: Message) -> None:
-        if self._engine.leads and message["term"] == self._engine.raftCurrentTerm:
-            self._barrier.confirmed(message["round"], node)
+        term, number = _number(message, "term"), _number(message, "round")
+        if self._engine.leads and term == self._engine.raftCurrentTerm:
+            self._barrier.confirmed(number, node)

@@ -38,12 +38,6 @@ def rank(node: str, reachable: Collection[str], leader: str) -> int:
     return sorted({node, *reachable} - {leader}).index(node)
 
 
-def stand_instead(candidate: tuple[int, int], own: tuple[int, int]) -> bool:
-    """Whether a candidate with that (last term, last index) is refused for a worse log than one's
-    own (Raft paper, 5.4.1): then it cannot win here, and one had better stand oneself at once."""
-    return candidate < own
-
-
 def stand_after_s(place: int, stagger_s: float) -> float:
     """Seconds to wait before standing: 0 for the first in rank."""
     return place * stagger_s

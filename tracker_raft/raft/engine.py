@@ -28,6 +28,10 @@ from tracker_raft.raft.filters import Message
 from tracker_raft.raft.journal import SegmentJournal
 
 REGULAR, NO_OP = 0, 1
+APPLY_BYTES_MAX = 64 * 1024
+"""Commands applied in one tick: about 10 ms of work for the state machine."""
+ENTRY_BYTES_LEAST = 64
+"""What an entry counts for at least, however short its command."""
 
 
 class Member(Node):  # type: ignore[misc]  # the library is untyped
@@ -131,6 +135,28 @@ class Engine(SyncObj):  # type: ignore[misc]  # the library is untyped
         index = self.raftLastApplied + 1
         return self._applier(index, command[1:] if command[0] == REGULAR else None)
 
+    def _SyncObj__applyLogEntries(self) -> Any:
+        """Apply a slice of what is committed, not all of it in one tick.
+
+        A node that comes back has a whole log to apply. It votes, acknowledges and answers pings
+        meanwhile, which none of that waits for; blocked for seconds it would be taken for dead.
+        """
+        committed = self.raftCommitIndex
+        self._SyncObj__raftCommitIndex = self._slice_end()
+        try:
+            return super()._SyncObj__applyLogEntries()
+        finally:
+            self._SyncObj__raftCommitIndex = committed
+
+    def _slice_end(self) -> int:
+        """Index up to which one tick applies: one entry, and more while they are small."""
+        position = self.raftLastApplied - self._log.first_index + 1
+        end, size = int(self.raftLastApplied), 0
+        while end < self.raftCommitIndex and size < APPLY_BYTES_MAX:
+            size += len(self._log[position][0]) + ENTRY_BYTES_LEAST
+            position, end = position + 1, end + 1
+        return end
+
     def _SyncObj__tryLogCompaction(self) -> None:
         """The library never compacts by itself."""
 
@@ -147,22 +173,26 @@ class Engine(SyncObj):  # type: ignore[misc]  # the library is untyped
         return None if node is None else str(node.id)
 
     @property
+    def last_log(self) -> tuple[int, int]:
+        """(term, index) of the last entry: what votes are decided by (Raft paper, 5.4.1)."""
+        return self._log[-1][2], self._log.last_index
+
+    @property
     def leads(self) -> bool:
         """Leader, and the no-op of its own term is applied: only now may it propose (D2)."""
         noop: int = self._SyncObj__noopIDx or 0
         return self.role is Role.LEADER and bool(self.raftLastApplied >= noop)
-
-    @property
-    def last_entry(self) -> tuple[int, int]:
-        """(term, index) of the newest entry: of two logs the one with the greater is the better."""
-        _, index, term = self._log[-1]
-        return term, index
 
     def deadline(self) -> float:
         """Monotonic time of the library's next duty: heartbeat of a leader, else election."""
         if self.role is Role.LEADER:
             return float(self._SyncObj__newAppendEntriesTime)
         return float(self._SyncObj__raftElectionDeadline)
+
+    @property
+    def applies_more(self) -> bool:
+        """Whether something committed was left for the next tick to apply."""
+        return bool(self.raftLastApplied < self.raftCommitIndex)
 
     def commit_would_move(self) -> bool:
         """Whether the next tick of this leader will raise the commit index.
@@ -206,7 +236,7 @@ class Engine(SyncObj):  # type: ignore[misc]  # the library is untyped
         is in flight; links are first in, first out, so what is in flight needs no repeat.
         """
         ahead = None
-        if message["type"] == "next_node_idx" and message["success"] and not message["reset"]:
+        if message["type"] == "next_node_idx" and not message["reset"]:
             ahead = self._SyncObj__raftNextIndex.get(node)
         self._SyncObj__onMessageReceived(node, message)
         if ahead is not None and node in self._SyncObj__raftNextIndex:

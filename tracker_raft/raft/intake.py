@@ -27,6 +27,10 @@ Sink = Callable[[Reply, Position], None]
 """Takes the one answer of an operation: ``{"ok": ...}`` or ``{"error": ...}``, and its position."""
 
 
+def _nobody(reply: Reply, at: Position) -> None:
+    """Stands where an answered operation had its sink."""
+
+
 class Pending:
     """One operation that was taken in and is not answered yet."""
 
@@ -51,7 +55,8 @@ class Pending:
         if self.unknown and reply.get("error") == "session_expired":
             # An earlier attempt may have run before the session was forgotten.
             reply = OutcomeUnknown("the request session expired between attempts").to_wire()
-        self._sink(reply, at)
+        sink, self._sink, self.packed = self._sink, _nobody, b""  # it stays until its deadline
+        sink(reply, at)
 
     def refuse(self, error: P2PError) -> None:
         self.answer(error.to_wire(), NOWHERE)
@@ -144,13 +149,13 @@ class Intake:
         """The leader's answers. False when it refused some for now: do not ask at once again."""
         _, batch = self._forwarded.pop(number, ("", []))
         willing = True
-        for pending, (reply, at) in zip(batch, replies, strict=False):
+        self._put_back(batch[len(replies) :], unknown=True)
+        for pending, (reply, at) in reversed(list(zip(batch, replies, strict=False))):
             if at[0] > 0 or reply.get("error") not in ("no_leader", "outcome_unknown", "busy"):
                 pending.answer(reply, at)
             else:
                 willing = False
                 self._put_back([pending], unknown=reply["error"] == "outcome_unknown")
-        self._put_back(batch[len(replies) :], unknown=True)
         return willing
 
     def leader_is(self, leader: str | None) -> None:
@@ -182,6 +187,8 @@ class Intake:
                 pending.refuse(OutcomeUnknown("no answer from the log within the deadline"))
             else:
                 pending.refuse(NoLeader("no leader within the deadline; not run"))
+        while self._waiting and self._waiting[0].answered:
+            self._waiting.popleft()  # or a long time without a leader would leave it full of them
 
     def next_deadline_s(self) -> float | None:
         return self._deadlines[0][0] if self._deadlines else None

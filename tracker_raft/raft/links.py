@@ -33,6 +33,8 @@ PING_PERIOD_S = 1.0
 SILENCE_MAX_S = 4.0
 """A link with nothing received for this long is closed; both sides ping every second."""
 PROBE_TIMEOUT_S = 0.25
+HELLO_BYTES_MAX = 4096
+"""The first frame; whoever has not said hello is not given room for more."""
 STRANGERS_MAX = 64
 """Accepted connections that have not said hello yet; more are closed at once."""
 
@@ -97,7 +99,7 @@ class Link(asyncio.Protocol):
         self.done = links.loop.create_future()
         """Resolved when the connection is over."""
         self.heard_s = links.loop.time()
-        self._decoder = wire.FrameDecoder(links.config.limits.link_frame_bytes_max)
+        self._decoder = wire.FrameDecoder(HELLO_BYTES_MAX)
         self._out: list[bytes] = []
         self._timer: asyncio.TimerHandle | None = None
         self._transport: asyncio.Transport | None = None
@@ -123,6 +125,8 @@ class Link(asyncio.Protocol):
             for message in self._decoder.feed(data):
                 if self.hello is None:
                     self._greeted(Hello.from_wire(message, self.links.config.cluster))
+                elif self.hello.probe:
+                    raise BadRequest(f"{message.get('type')!r} behind a probe")
                 elif message.get("type") != "ping":
                     self.links.owner.link_message(self.hello.node, message)
                 if self._transport is None:
@@ -136,15 +140,16 @@ class Link(asyncio.Protocol):
         if hello.node not in self.links.others:
             raise BadRequest(f"node {hello.node!r} is not a member")
         self.hello = hello
+        if self.expected is None:
+            self._say_hello()
+        if hello.probe:  # its deadline stays: who asked hangs up
+            self.links.heard_of(hello.node)
+            return
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        if self.expected is None:
-            self._say_hello()
-        if hello.probe:
-            self.links.heard_of(hello.node)
-        else:
-            self.links.adopt(self)
+        self._decoder.frame_bytes_max = self.links.config.limits.link_frame_bytes_max
+        self.links.adopt(self)
 
     def send(self, message: Message) -> None:
         """Queue a frame; :meth:`flush` writes. Raises :class:`TooLarge`, nothing queued."""
@@ -309,7 +314,10 @@ class Links:
             except (OSError, TimeoutError):
                 pass
             else:
-                await link.done
+                try:
+                    await link.done
+                finally:
+                    link.close("dialling stopped")  # cancelled before the other said hello
                 if link.hello is not None:
                     wait_s = timing.reconnect_min_s
             self._wanted[node].clear()

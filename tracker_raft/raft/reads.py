@@ -14,8 +14,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from heapq import heapify, heappop, heappush
 
+from tracker_raft.commands import Level
 from tracker_raft.errors import NoLeader, P2PError
 
 Granted = Callable[[int | None, P2PError | None], None]
@@ -186,3 +188,57 @@ class AppliedWaiters:
         waiting, self._heap = self._heap, []
         for _, _, _, done in waiting:
             done(error)
+
+
+class Reads:
+    """All reads of one tracker that are not answered yet, at whatever level they were asked.
+
+    ``applied`` gives the index applied here; ``kick`` asks for a turn of the replica.
+    """
+
+    def __init__(self, members: int, applied: Callable[[], int], kick: Callable[[], None]) -> None:
+        self.barrier = ReadBarrier(members)
+        self._waiters = AppliedWaiters()
+        self._applied = applied
+        self._kick = kick
+
+    def __len__(self) -> int:
+        """Reads that wait for something to arrive here."""
+        return len(self.barrier) + len(self._waiters)
+
+    def read(self, level: Level, seen: int, deadline_s: float, done: ReadDone) -> None:
+        """Call ``done`` once: when the machine may be queried at ``level``, or with an error.
+
+        ``seen``: the newest index the client was shown, for the level ``session``.
+        ``deadline_s`` is a time of the replica's clock.
+        """
+        if level is Level.LOCAL:
+            done(None)
+        elif level is Level.SESSION:
+            self._when_applied(seen, deadline_s, done)
+        else:
+            self.barrier.add(Waiter(deadline_s, partial(self._granted, deadline_s, done)))
+            self._kick()
+
+    def _granted(
+        self, deadline_s: float, done: ReadDone, index: int | None, error: P2PError | None
+    ) -> None:
+        if index is None:
+            done(error)
+        else:
+            self._when_applied(index, deadline_s, done)
+
+    def _when_applied(self, index: int, deadline_s: float, done: ReadDone) -> None:
+        if self._applied() >= index:
+            done(None)
+        else:
+            self._waiters.add(index, deadline_s, done)
+            self._kick()
+
+    def wake(self, now_s: float) -> None:
+        """Answer what is applied by now, and with an error what is over its deadline."""
+        self._waiters.wake(self._applied(), now_s)
+
+    def refuse_all(self, error: P2PError) -> None:
+        self.barrier.refuse_all(error)
+        self._waiters.refuse_all(error)

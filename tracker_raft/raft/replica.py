@@ -22,13 +22,11 @@ durable index wait at the gate; a node that is alone ticks only when its journal
 from __future__ import annotations
 
 import logging
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from tracker_raft.commands import Level
 from tracker_raft.config import NodeConfig
 from tracker_raft.entries import pack_entry
 from tracker_raft.errors import LocalError, P2PError, ShuttingDown
@@ -36,11 +34,13 @@ from tracker_raft.machine import Applied, TrackerMachine
 from tracker_raft.raft import filters
 from tracker_raft.raft.clock import LogicalClock
 from tracker_raft.raft.colleagues import Colleagues
-from tracker_raft.raft.engine import FAIL_REASON, Engine, Member, Role, Transport
+from tracker_raft.raft.engine import FAIL_REASON, Engine, Member, Role
+from tracker_raft.raft.flights import Flights
 from tracker_raft.raft.gate import Gate
 from tracker_raft.raft.intake import Intake, Sink
 from tracker_raft.raft.journal import SegmentJournal
-from tracker_raft.raft.reads import AppliedWaiters, ReadBarrier, ReadDone, Waiter
+from tracker_raft.raft.outbox import Outbox
+from tracker_raft.raft.reads import Reads
 from tracker_raft.raft.seams import Handle, Lines, Message, Scheduler
 from tracker_raft.raft.storage import Writer
 from tracker_raft.raft.watch import LeaderWatch
@@ -71,25 +71,6 @@ class ReplicaStatus:
     journal_syncs: int
 
 
-class _Outbox(Transport):  # type: ignore[misc]  # the library is untyped
-    """Where the engine's messages wait for their turn to leave."""
-
-    def __init__(self, links: Lines, backlog_bytes_max: int, term: Callable[[], int]) -> None:
-        super().__init__(None, None, None)
-        self._links = links
-        self._backlog_bytes_max = backlog_bytes_max
-        self._term = term
-        self.queue: deque[tuple[str, Message]] = deque()
-
-    def send(self, node: Member, message: Message) -> bool:
-        if not self._links.linked(node.id):
-            return False
-        behind = message.get("entries") and self._links.backlog(node.id) > self._backlog_bytes_max
-        if not behind:  # a dropped append is found missing by the next one, and sent again
-            self.queue.append((str(node.id), filters.outgoing(message, self._term())))
-        return True
-
-
 class Replica:
     """This node's part in the replicated state machine. ``links.owner`` must be this object."""
 
@@ -113,8 +94,12 @@ class Replica:
         self._on_fatal = on_fatal
         self._scheduler = scheduler
         self._clock = LogicalClock()
-        self._outbox = _Outbox(
-            links, config.limits.link_buffer_bytes_soft, lambda: self.engine.raftCurrentTerm
+        self._flights = Flights()
+        self._outbox = Outbox(
+            links,
+            self._flights,
+            config.limits.link_buffer_bytes_soft,
+            lambda: self.engine.raftCurrentTerm,
         )
         others = [member.node for member in config.members if member.node != config.node]
         self._nodes = {other: Member(other) for other in others}
@@ -122,13 +107,14 @@ class Replica:
             pending_max=config.limits.intake_max,
             operation_bytes_max=config.timing.entry_bytes_max // 2,
         )
-        self.barrier = ReadBarrier(len(config.members))
-        self._applied_waiters = AppliedWaiters()
+        self.reads = Reads(len(config.members), lambda: int(self.engine.raftLastApplied), self.kick)
         self._leading = False
         self._expiry_asked_ms = -EXPIRY_PERIOD_MS
         self._last_index_seen = 0
         self._scheduled = False
         self._timer: Handle | None = None
+        self._stopped = False
+        """No turn is taken any more: it failed, or it is closed."""
         self._closed = False
         self.engine = Engine(
             config.node,
@@ -142,7 +128,7 @@ class Replica:
         self._colleagues = Colleagues(
             self.engine,
             self.intake,
-            self.barrier,
+            self.reads.barrier,
             links,
             config.limits,
             now=scheduler.time,
@@ -160,35 +146,12 @@ class Replica:
 
         ``sink`` is called once, before ``deadline_s`` (loop time) is much over, with the state
         machine's reply and its position, or with ``no_leader`` or ``outcome_unknown``. Raises
-        :class:`Busy` or :class:`TooLarge`, and then does not call it.
+        :class:`Busy`, :class:`TooLarge` or :class:`ShuttingDown`, and then does not call it.
         """
+        if self._stopped:
+            raise ShuttingDown("this tracker is stopping; not run")
         self.intake.add(packed, deadline_s, sink)
         self.kick()
-
-    def read(self, level: Level, seen: int, deadline_s: float, done: ReadDone) -> None:
-        """Call ``done`` when the machine may be queried at ``level``, or with an error."""
-        if level is Level.LOCAL:
-            done(None)
-        elif level is Level.SESSION:
-            self._when_applied(seen, deadline_s, done)
-        else:
-            self.barrier.add(Waiter(deadline_s, partial(self._read_granted, deadline_s, done)))
-            self.kick()
-
-    def _read_granted(
-        self, deadline_s: float, done: ReadDone, index: int | None, error: P2PError | None
-    ) -> None:
-        if index is None:
-            done(error)
-        else:
-            self._when_applied(index, deadline_s, done)
-
-    def _when_applied(self, index: int, deadline_s: float, done: ReadDone) -> None:
-        if self.engine.raftLastApplied >= index:
-            done(None)
-        else:
-            self._applied_waiters.add(index, deadline_s, done)
-            self.kick()
 
     def status(self) -> ReplicaStatus:
         engine = self.engine
@@ -215,40 +178,39 @@ class Replica:
         """Stop: answer whatever is pending, sync and close the journal. The loop must still run."""
         if self._closed:
             return
-        self._closed = True
+        self._closed = self._stopped = True
         if self._timer is not None:
             self._timer.cancel()
         self._watch.close()
         stopping = ShuttingDown("this tracker is stopping; not run")
         self.intake.refuse_all(stopping)
-        self.barrier.refuse_all(stopping)
-        self._applied_waiters.refuse_all(stopping)
+        self.reads.refuse_all(stopping)
         self.engine.destroy()
 
     # -- turns -----------------------------------------------------------------------------------
 
     def kick(self) -> None:
         """Something is to be done: take a turn soon, together with whatever else arrives."""
-        if not self._scheduled and not self._closed:
+        if not self._scheduled and not self._stopped:
             self._scheduled = True
             self._scheduler.call_soon(self._guarded, self._turn)
 
     def _guarded(self, work: Callable[..., None], *args: Any) -> None:
         """Run a step whose failure leaves the engine in an unknown state: then the node stops."""
-        if self._closed:
+        if self._stopped:
             return
         try:
             work(*args)
         except Exception as error:
             log.critical("the replica stops: %s", error, exc_info=not isinstance(error, P2PError))
-            self._closed = True
+            self._stopped = True
             self._on_fatal(str(error) or type(error).__name__)
 
     def _turn(self) -> None:
         self._scheduled = False
         now_s = self._scheduler.time()
         self.intake.expire(now_s)
-        self.barrier.expire(now_s)
+        self.reads.barrier.expire(now_s)
         if self._may_tick:
             self._tick(now_s)
         self._flush()
@@ -268,7 +230,7 @@ class Replica:
         if self._may_tick:
             self.engine.doTick(0)
         self._note_leadership(now_s)
-        self._applied_waiters.wake(self.engine.raftLastApplied, now_s)
+        self.reads.wake(now_s)
 
     def _hand_on(self, now_s: float) -> None:
         """Give what waits to the log, to the leader, or leave it waiting for one."""
@@ -315,9 +277,7 @@ class Replica:
 
     def _flush(self) -> None:
         """Let messages leave, those that promise durability once the journal keeps them."""
-        queue = self._outbox.queue
-        while queue:
-            node, message = queue.popleft()
+        for node, message in self._outbox.take():
             if message["type"] in filters.NEEDS_DURABLE:
                 self._gate.hold(self.journal.position, node, message)
             else:
@@ -352,10 +312,12 @@ class Replica:
         pending_s = self.intake.next_deadline_s()
         if pending_s is not None:
             due_s = min(due_s, pending_s)
-        if len(self.intake) or len(self.barrier) or self._applied_waiters:
+        if len(self.intake) or len(self.reads):
             due_s = min(due_s, now_s + WAITING_S)
         if self._may_tick and (
-            self.journal.last_index != self._last_index_seen or self.engine.commit_would_move()
+            self.journal.last_index != self._last_index_seen
+            or self.engine.commit_would_move()
+            or self.engine.applies_more
         ):
             self.kick()
         if self._timer is not None:
@@ -377,7 +339,7 @@ class Replica:
         if old is Role.LEADER:
             self._leading = False
             self.intake.lost_leadership()
-            self.barrier.lost_leadership()
+            self.reads.barrier.lost_leadership()
         log.info("becomes %s", new.name.lower())
 
     # -- what the links report -------------------------------------------------------------------
@@ -391,8 +353,8 @@ class Replica:
         self._guarded(self._outbox._onNodeDisconnected, self._nodes[node])
         self._gate.link_lost(node)
         self.intake.link_lost(node)
-        self.barrier.link_lost(node)
-        if not self._closed:
+        self.reads.barrier.link_lost(node)
+        if not self._stopped:
             self._watch.link_down(node)
         self.kick()
 
@@ -417,12 +379,15 @@ class Replica:
             self.links.drop(node, verdict.malformed)
             return
         deliver = verdict.deliver
-        if deliver is not None and deliver["type"] == "next_node_idx" and not waited:
+        if message["type"] == "append_entries":
+            self._flights.answering(message)
+        elif deliver is not None and deliver["type"] == "next_node_idx" and not waited:
+            deliver = self._flights.current(node, deliver)
             waits = self._gate.must_wait(node, deliver, self.journal.durable_index)
             deliver = None if waits else deliver
         if deliver is not None:
             engine.deliver(self._nodes[node], deliver)
             if deliver["type"] == "request_vote":
-                self._watch.asked_for_vote(deliver)
+                self._watch.vote_asked(node, (deliver["last_log_term"], deliver["last_log_index"]))
         if verdict.answer is not None:
             self._outbox.send(self._nodes[node], verdict.answer)

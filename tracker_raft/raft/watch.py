@@ -12,7 +12,7 @@ from functools import partial
 
 from tracker_raft.raft import election
 from tracker_raft.raft.engine import Engine, Role
-from tracker_raft.raft.seams import Lines, Message, Scheduler
+from tracker_raft.raft.seams import Lines, Scheduler
 
 log = logging.getLogger("tracker_raft.watch")
 
@@ -51,15 +51,17 @@ class LeaderWatch:
         if self._follows(node):
             self._investigate(node, RECONNECT_TRIES)
 
-    def asked_for_vote(self, message: Message) -> None:
-        """A candidate's request was handled: if it was refused for its log, stand instead."""
-        candidate = message["last_log_term"], message["last_log_index"]
-        if (
-            message["term"] == self._engine.raftCurrentTerm
-            and self._engine.role is Role.FOLLOWER
-            and election.stand_instead(candidate, self._engine.last_entry)
-        ):
-            self._engine.stand_at(self._scheduler.time())
+    def vote_asked(self, candidate: str, last_log: tuple[int, int]) -> None:
+        """A vote was asked for with a log that ends in ``last_log`` = (term, index).
+
+        If it is behind the log here, the candidate cannot win this vote, and its higher term may
+        just have deposed the leader, or ended the watch over a lost one. Waiting for a time-out
+        would leave the cluster without a leader for nothing.
+        """
+        engine = self._engine
+        if engine.role is Role.FOLLOWER and engine.leader is None and last_log < engine.last_log:
+            engine.stand_at(self._scheduler.time() + self._wait_s(candidate))
+            self._kick()
 
     def close(self) -> None:
         self._closed = True
@@ -81,8 +83,19 @@ class LeaderWatch:
             self._scheduler.call_at(again_s, self._investigate, leader, tries - 1)
 
     def _stand(self, leader: str, reconnect: election.Reconnect) -> None:
-        place = election.rank(self._node, self._lines.connected, leader)
-        wait_s = election.stand_after_s(place, self._stagger_s)
+        wait_s = self._wait_s(leader)
         log.info("leader %s is gone (%s), stands in %.0f ms", leader, reconnect.value, wait_s * 1e3)
         self._engine.stand_at(self._scheduler.time() + wait_s)
         self._kick()
+
+    def _wait_s(self, other: str) -> float:
+        """Seconds before this node stands, ``other`` being the one that cannot win.
+
+        A node with committed entries still to apply (it came back a moment ago) could win and
+        then not lead until it has; it lets all others go first.
+        """
+        linked = self._lines.connected
+        place = election.rank(self._node, linked, other)
+        if self._engine.applies_more:
+            place += len(linked) + 1
+        return election.stand_after_s(place, self._stagger_s)

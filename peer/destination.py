@@ -1,0 +1,199 @@
+"""Where a content goes: what is refused before anything is fetched, and how it gets its name.
+
+Rules
+-----
+* What the file system there cannot hold is refused, by name, before anything is written: a name
+  that is too long for it, a path that is too long, two names that are one to it (they differ in
+  case only), more bytes than are free.
+* A destination that exists is never touched by a fetch that was not told to replace it, and one
+  that is replaced is whole at every moment: the old content, or the new one.
+"""
+
+# pathlib costs as much as the system calls of a small file:
+# ruff: noqa: PTH104, PTH105, PTH108
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+from peer.manifest import Manifest, parents_of
+from tracker_raft.errors import LocalError
+
+PART_NAME_BYTES_MAX = 200
+"""Of the final name in the partial one, which must stay below 255 bytes."""
+PATH_BYTES_MAX = 4095
+"""What Linux takes as one path."""
+
+FreeBytes = Callable[[Path], int]
+
+
+def free_bytes(directory: Path) -> int:
+    """Bytes that an unprivileged user may still write there."""
+    status = os.statvfs(directory)
+    return status.f_bavail * status.f_frsize
+
+
+@contextlib.contextmanager
+def explained(what: str) -> Iterator[None]:
+    """Turn what the system refuses into a :class:`LocalError` that says what was wanted."""
+    try:
+        yield
+    except OSError as error:
+        where = f" {os.fsdecode(error.filename)}" if error.filename else ""
+        raise LocalError(f"cannot {what}:{where} {error.strerror or error}") from error
+
+
+def exists(path: Path) -> bool:
+    """Whether something has this name, be it a broken link. OSError: the name is impossible."""
+    with contextlib.suppress(FileNotFoundError):
+        path.lstat()
+        return True
+    return False
+
+
+def check_destination(destination: Path, *, update: bool = False) -> None:
+    """Refuse, before anything is fetched, what could not be written in the end.
+
+    Raises :class:`LocalError`: the destination exists (with ``update`` that is no obstacle), or
+    its directory is missing or read-only.
+    """
+    parent = destination.parent
+    with explained(f"write {destination}"):
+        if not parent.is_dir():
+            raise LocalError(f"{parent} is not a directory; nothing was fetched")
+        if exists(destination) and not update:
+            raise LocalError(f"{destination} exists; nothing was fetched")
+        if not os.access(parent, os.W_OK | os.X_OK):
+            raise LocalError(f"{parent} is not writable; nothing was fetched")
+
+
+def part_path(destination: Path, content: bytes) -> Path:
+    """Where the content lies until it is complete."""
+    name = os.fsencode(destination.name)[:PART_NAME_BYTES_MAX]
+    # A name cut inside a character would not be text any more.
+    text = name.decode(errors="ignore")
+    return destination.with_name(f".{text}.{content.hex()[:8]}.part")
+
+
+# -- what the file system can hold ----------------------------------------------------------------
+
+
+def check_names(
+    manifest: Manifest,
+    part: Path,
+    *,
+    name_bytes_max: int | None = None,
+    folds_case: Callable[[Path], bool] | None = None,
+) -> None:
+    """Raises :class:`LocalError` for a name that cannot be beside ``part``, before it is made.
+
+    ``name_bytes_max`` and ``folds_case`` stand in for what the file system says of itself.
+    """
+    if name_bytes_max is None:
+        name_bytes_max = os.pathconf(part.parent, "PC_NAME_MAX")
+    room = PATH_BYTES_MAX - len(os.fsencode(part)) - 1
+    paths = [entry.path for entry in manifest.files]
+    paths += [*manifest.directories, *(link.path for link in manifest.links)]
+    for path in paths:
+        encoded = path.encode()
+        if len(encoded) > room:
+            raise LocalError(
+                f"{path[:64]!r}... has {len(encoded)} bytes, a path in {part.parent} may have "
+                f"{room}; nothing was fetched"
+            )
+        if len(encoded) > name_bytes_max:  # else none of its segments can be
+            for segment in encoded.split(b"/"):
+                if len(segment) > name_bytes_max:
+                    raise LocalError(
+                        f"{path!r} has a name of {len(segment)} bytes, the file system of "
+                        f"{part.parent} holds {name_bytes_max}; nothing was fetched"
+                    )
+    pair = case_collision(paths)
+    if pair is not None and (folds_case or _folds_case)(part.parent):
+        raise LocalError(
+            f"{pair[0]!r} and {pair[1]!r} are one name to the file system of {part.parent}; "
+            f"nothing was fetched"
+        )
+
+
+def case_collision(paths: Iterable[str]) -> tuple[str, str] | None:
+    """Two paths, or directories above them, that differ in case only."""
+    paths = list(paths)
+    seen: dict[str, str] = {}
+    for path in (*paths, *parents_of(paths)):
+        other = seen.setdefault(path.casefold(), path)
+        if other != path:
+            return other, path
+    return None
+
+
+def _folds_case(directory: Path) -> bool:
+    """Whether two names that differ in case only are one there: tried out."""
+    with tempfile.NamedTemporaryFile(dir=directory, prefix=".P2P-", suffix=".part") as probe:
+        return Path(probe.name.swapcase()).name != Path(probe.name).name and exists(
+            directory / Path(probe.name).name.swapcase()
+        )
+
+
+# -- the final name -------------------------------------------------------------------------------
+
+
+def give_name(part: Path, destination: Path, *, update: bool) -> bool:
+    """Move ``part`` to ``destination`` in one step; True when the old content now lies at ``part``.
+
+    Raises :class:`LocalError` when it exists and is not to be replaced, :class:`OSError`.
+    """
+    if not exists(destination):
+        os.rename(part, destination)
+        return False
+    if not update:
+        raise LocalError(
+            f"{destination} appeared while it was fetched; it was left as it is, "
+            f"and what was fetched is kept in {part}"
+        )
+    if not _is_directory(part) and not _is_directory(destination):
+        os.replace(part, destination)
+        return False
+    try:
+        _exchange(part, destination)
+    except OSError as error:
+        if error.errno not in (errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP):
+            raise
+        # This file system cannot swap two names: for a moment there is none.
+        aside = part.with_name(part.name + ".old")
+        remove(aside)
+        os.rename(destination, aside)
+        os.rename(part, destination)
+        os.rename(aside, part)
+    return True
+
+
+def _is_directory(path: Path) -> bool:
+    return path.is_dir() and not path.is_symlink()
+
+
+def _exchange(one: Path, other: Path) -> None:
+    """Swap two names in one step. Raises :class:`OSError`."""
+    renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if renameat2 is None:
+        raise OSError(errno.ENOSYS, "no renameat2 in this C library")
+    at_cwd, exchange = -100, 2
+    if renameat2(at_cwd, os.fsencode(one), at_cwd, os.fsencode(other), exchange) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), str(other))
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a tree, or nothing. Raises nothing."""
+    with contextlib.suppress(OSError):
+        if _is_directory(path):
+            shutil.rmtree(path)
+        else:
+            os.unlink(path)

@@ -1,0 +1,235 @@
+"""What trackers ask of each other: whatever a member says, the answer is one message or a break."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from engine_driver import Member, acknowledgement
+
+from tracker_raft.config import WireLimits
+from tracker_raft.entries import pack_operation
+from tracker_raft.errors import BadRequest, UnknownOperation
+from tracker_raft.raft.colleagues import Colleagues, check_forwarded
+from tracker_raft.raft.filters import Message
+from tracker_raft.raft.intake import Intake
+from tracker_raft.raft.reads import ReadBarrier, Waiter
+
+OPEN = pack_operation(0, 0, 0, {"op": "open_session"})
+
+
+class Lines:
+    """Remembers what was sent and which links were broken."""
+
+    def __init__(self) -> None:
+        self.sent: list[tuple[str, Message]] = []
+        self.dropped: list[tuple[str, str]] = []
+        self.connected = ("n2", "n3")
+
+    def linked(self, node: str) -> bool:
+        return node in self.connected
+
+    def send(self, node: str, message: Message) -> bool:
+        self.sent.append((node, message))
+        return True
+
+    def flush(self) -> None: ...
+
+    def backlog(self, node: str) -> int:
+        return 0
+
+    def drop(self, node: str, reason: str) -> None:
+        self.dropped.append((node, reason))
+
+    def reconnect(self, node: str, done: object) -> None: ...
+
+
+class Office:
+    """Colleagues of node ``n1`` at time ``now_s``, with all they write into."""
+
+    def __init__(self, directory: Path) -> None:
+        self.now_s = 100.0
+        self.member = Member(directory)
+        self.intake = Intake(pending_max=10, operation_bytes_max=1000)
+        self.barrier = ReadBarrier(3)
+        self.lines = Lines()
+        self.colleagues = Colleagues(
+            self.member.engine,
+            self.intake,
+            self.barrier,
+            self.lines,
+            WireLimits(),
+            now=lambda: self.now_s,
+            kick=lambda: None,
+        )
+
+    def lead(self) -> int:
+        term = self.member.lead()
+        self.member.filtered("n2", acknowledgement(term, self.member.journal.last_index + 1))
+        self.member.engine.doTick(0)
+        assert self.member.engine.leads
+        return term
+
+
+@pytest.fixture
+def office(tmp_path: Path) -> Iterator[Office]:
+    office = Office(tmp_path)
+    yield office
+    office.member.close()
+
+
+INFINITE, NAN = float("inf"), float("nan")
+HOSTILE: list[Message] = [
+    {"type": "surprise"},
+    {"type": None},
+    {"type": {}},
+    {"type": "forward"},
+    {"type": "forward", "batch": 1, "left_ms": 5},
+    {"type": "forward", "batch": 1, "left_ms": 5, "ops": 7},
+    {"type": "forward", "batch": {}, "left_ms": 5, "ops": (OPEN,)},
+    {"type": "forward", "batch": 1, "left_ms": NAN, "ops": (OPEN,)},
+    {"type": "forward", "batch": 1, "left_ms": "5", "ops": (OPEN,)},
+    {"type": "forward", "batch": 1, "left_ms": -5, "ops": (OPEN,)},
+    {"type": "forwarded", "batch": 1},
+    {"type": "forwarded", "batch": 1, "replies": 3},
+    {"type": "forwarded", "batch": {}, "replies": ()},
+    {"type": "forwarded", "batch": 1, "replies": (({},),)},
+    {"type": "forwarded", "batch": 1, "replies": (({}, ()),)},
+    {"type": "forwarded", "batch": 1, "replies": ((1, (1, 1)),)},
+    {"type": "forwarded", "batch": 1, "replies": (({}, (INFINITE, 0)),)},
+    {"type": "forwarded", "batch": 1, "replies": (({}, (1, NAN)),)},
+    {"type": "read"},
+    {"type": "read", "number": {}},
+    {"type": "read_at", "number": 1},
+    {"type": "read_at", "number": {}, "index": 1},
+    {"type": "read_at", "number": 1, "index": INFINITE},
+    {"type": "read_at", "number": 1, "index": "1"},
+    {"type": "probe", "term": 0},
+    {"type": "probe", "term": "0", "round": 1},
+    {"type": "probed", "term": 0},
+    {"type": "probed", "term": 0, "round": {}},
+]
+
+
+@pytest.mark.parametrize("message", HOSTILE, ids=str)
+def test_a_message_that_makes_no_sense_costs_the_link_and_no_more(
+    office: Office, message: Message
+) -> None:
+    """Broken: a member with a defect stops this tracker, or leaves something that never ends."""
+    office.lead()
+    office.colleagues.received("n2", message)
+    assert [node for node, _ in office.lines.dropped] == ["n2"]
+    assert office.lines.sent == []
+    assert len(office.intake) == 0
+
+
+@pytest.mark.parametrize(
+    ("packed", "error"),
+    [
+        (b"", BadRequest),
+        (b"\xc1", BadRequest),
+        (OPEN[:-1], BadRequest),
+        (OPEN + OPEN, BadRequest),
+        (b"\x01", BadRequest),
+        ("text", BadRequest),
+        (pack_operation(0, 0, 0, {"op": "from_the_future"}), UnknownOperation),
+        (pack_operation(0, 0, 0, {}), UnknownOperation),
+        (pack_operation(0, 0, 0, {"op": 5}), UnknownOperation),
+    ],
+    ids=str,
+)
+def test_only_one_known_operation_comes_into_the_log(
+    office: Office, packed: object, error: type[BadRequest]
+) -> None:
+    """Broken: one forwarded operation stops every tracker, or takes a whole entry with it."""
+    check_forwarded(OPEN)
+    with pytest.raises(error):
+        check_forwarded(packed)
+    office.lead()
+    message = {"type": "forward", "batch": 4, "left_ms": 1000, "ops": (packed, OPEN)}
+    office.colleagues.received("n2", message)
+    assert len(office.intake) == 1, "the other operation of the batch is not held up"
+    (pending,) = office.intake.take(1000)
+    pending.answer({"ok": {}}, (7, 0))
+    ((node, answer),) = office.lines.sent
+    assert (node, answer["type"], answer["batch"]) == ("n2", "forwarded", 4)
+    (refusal, nowhere), good = answer["replies"]
+    assert (refusal["error"], nowhere) == (error.code, (0, 0))
+    assert good == ({"ok": {}}, (7, 0))
+
+
+def test_a_forwarded_batch_is_answered_once_all_of_it_is(office: Office) -> None:
+    """Broken: the follower takes a half answered batch for unknown and runs it again."""
+    office.lead()
+    message = {"type": "forward", "batch": 9, "left_ms": 50, "ops": (OPEN, OPEN)}
+    office.colleagues.received("n3", message)
+    first, second = office.intake.take(1000)
+    assert first.deadline_s == pytest.approx(100.05)
+    second.answer({"ok": 2}, (5, 1))
+    assert office.lines.sent == []
+    first.answer({"ok": 1}, (5, 0))
+    ((_, answer),) = office.lines.sent
+    assert answer["replies"] == [({"ok": 1}, (5, 0)), ({"ok": 2}, (5, 1))]
+
+
+def test_a_follower_told_to_wait_does_not_ask_at_once_again(office: Office) -> None:
+    """Broken: two trackers that both believe the other leads exchange messages without a pause."""
+    answers: list[Any] = []
+    office.intake.add(OPEN, 110.0, lambda reply, at: answers.append(reply))
+    office.colleagues.ask_leader("n2", 1000)
+    ((node, message),) = office.lines.sent
+    assert (node, message["left_ms"], message["ops"]) == ("n2", 10_000, [OPEN])
+    refusal = {"error": "no_leader", "message": "not me"}
+    answer = {"type": "forwarded", "batch": message["batch"], "replies": ((refusal, (0, 0)),)}
+    office.colleagues.received("n2", answer)
+    office.colleagues.ask_leader("n2", 1000)
+    assert len(office.lines.sent) == 1
+    office.now_s += 0.02
+    office.colleagues.ask_leader("n2", 1000)
+    assert len(office.lines.sent) == 2
+    assert answers == []
+
+
+def test_a_read_at_a_node_that_does_not_lead_is_sent_back(office: Office) -> None:
+    """Broken: a read waits at a deposed leader until its deadline."""
+    office.colleagues.received("n2", {"type": "read", "number": 3})
+    assert office.lines.sent == [("n2", {"type": "read_at", "number": 3, "index": None})]
+
+
+def test_a_term_is_confirmed_by_members_of_the_same_term_only(office: Office) -> None:
+    """Broken: a cut-off leader answers reads from a state that is over."""
+    granted: list[int | None] = []
+    term = office.lead()
+    office.barrier.add(Waiter(200.0, lambda index, error: granted.append(index)))
+    office.colleagues.ask_term(("n2", "n3"), 1.0)
+    probe = {"type": "probe", "term": term, "round": 1}
+    assert office.lines.sent == [("n2", probe), ("n3", probe)]
+    office.colleagues.received("n2", {"type": "probed", "term": term - 1, "round": 1})
+    assert granted == []
+    office.colleagues.received("n2", {"type": "probed", "term": term, "round": 1})
+    assert granted == [office.member.engine.raftCommitIndex]
+
+
+def test_what_was_asked_of_the_leader_before_is_done_by_the_one_that_leads_now(
+    office: Office,
+) -> None:
+    """Broken: what was forwarded to a leader that hangs waits for its link to time out."""
+    granted: list[int | None] = []
+    office.intake.add(OPEN, 110.0, lambda reply, at: None)
+    office.barrier.add(Waiter(200.0, lambda index, error: granted.append(index)))
+    office.colleagues.ask_leader("n2", 1000)
+    assert (len(office.intake), len(office.barrier)) == (0, 0)
+    office.lead()
+    office.colleagues.ask_term(("n2", "n3"), 1.0)
+    assert len(office.intake) == 1
+    assert [m["type"] for _, m in office.lines.sent] == ["forward", "read", "probe", "probe"]
+
+
+def test_a_probe_of_another_term_is_not_confirmed(office: Office) -> None:
+    """Broken: a node that voted for a newer leader vouches for the older one."""
+    office.colleagues.received("n2", {"type": "probe", "term": 5, "round": 1})
+    assert office.lines.sent == []
+    office.colleagues.received("n2", {"type": "probe", "term": 0, "round": 1})
+    assert office.lines.sent == [("n2", {"type": "probed", "term": 0, "round": 1})]

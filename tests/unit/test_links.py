@@ -1,0 +1,370 @@
+"""The connections between trackers: who may come in, and what becomes of those who may not."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager, closing
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import msgpack
+import pytest
+
+from tracker_raft import wire
+from tracker_raft.config import MIB, Address, Member, NodeConfig, WireLimits
+from tracker_raft.errors import LocalError
+from tracker_raft.raft import links as links_module
+from tracker_raft.raft.election import Reconnect
+from tracker_raft.raft.links import Links
+
+WAIT_S = 20.0
+LIMITS = WireLimits(hello_timeout_s=0.3, link_frame_bytes_max=MIB)
+
+
+def story(run: Callable[[Path], Awaitable[None]]) -> Callable[[Path], None]:
+    """Run a test on a loop of its own, its docstring and name kept."""
+
+    def test(tmp_path: Path) -> None:
+        asyncio.run(asyncio.wait_for(_run(tmp_path), WAIT_S * 2))
+
+    async def _run(tmp_path: Path) -> None:
+        await run(tmp_path)
+
+    test.__name__, test.__doc__ = run.__name__, run.__doc__
+    return test
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Owner:
+    """Remembers what the links reported, in order."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[Any, ...]] = []
+
+    def link_up(self, node: str, *, other_run: bool) -> None:
+        self.told.append(("up", node, other_run))
+
+    def link_down(self, node: str) -> None:
+        self.told.append(("down", node))
+
+    def link_message(self, node: str, message: dict[str, Any]) -> None:
+        self.told.append(("message", node, message))
+
+
+def configs(directory: Path, *nodes: str) -> list[NodeConfig]:
+    members = tuple(Member(node, Address("127.0.0.1", free_port())) for node in nodes)
+    return [
+        NodeConfig(
+            member.node,
+            directory,
+            members,
+            Address("127.0.0.1", 1),
+            member.raft,
+            Address("127.0.0.1", 1),
+            cluster="test",
+            limits=LIMITS,
+        )
+        for member in members
+    ]
+
+
+@asynccontextmanager
+async def running(config: NodeConfig, boot: str = "first") -> AsyncIterator[tuple[Links, Owner]]:
+    links, owner = Links(config, boot), Owner()
+    links.owner = owner
+    await links.start()
+    try:
+        yield links, owner
+    finally:
+        await links.close()
+
+
+async def until(condition: Callable[[], Any]) -> None:
+    async with asyncio.timeout(WAIT_S):
+        while not condition():  # noqa: ASYNC110 any condition, not one event
+            await asyncio.sleep(0.002)
+
+
+class Stranger:
+    """A plain connection to a node's Raft port."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader, self.writer = reader, writer
+
+    def say(self, message: dict[str, Any]) -> None:
+        self.writer.write(wire.encode(message, 64 * MIB))
+
+    async def hear(self) -> dict[str, Any]:
+        async with asyncio.timeout(WAIT_S):
+            length = wire.frame_length(await self.reader.readexactly(4), MIB)
+            return wire.decode_body(await self.reader.readexactly(length))
+
+    async def hung_up(self) -> bool:
+        """Whether the other side breaks the connection, without another word."""
+        async with asyncio.timeout(WAIT_S):
+            try:
+                return await self.reader.read(1) == b""
+            except ConnectionError:
+                return True
+
+
+@asynccontextmanager
+async def stranger(config: NodeConfig) -> AsyncIterator[Stranger]:
+    reader, writer = await asyncio.open_connection("127.0.0.1", config.raft_bind.port)
+    try:
+        yield Stranger(reader, writer)
+    finally:
+        writer.transport.abort()
+
+
+def hello(node: str = "n2", **more: Any) -> dict[str, Any]:
+    return {
+        "type": "hello",
+        "protocol": 1,
+        "cluster": "test",
+        "node": node,
+        "boot": "b",
+        "endpoint": "127.0.0.1:9",
+        "probe": False,
+        **more,
+    }
+
+
+# -- members ---------------------------------------------------------------------------------------
+
+
+@story
+async def test_each_pair_has_one_link_and_messages_arrive_in_order(tmp_path: Path) -> None:
+    """Broken: trackers do not find each other, or what one says arrives in another order."""
+    async with AsyncExitStack() as stack:
+        made = [await stack.enter_async_context(running(c)) for c in configs(tmp_path, *"abc")]
+        await until(lambda: all(len(links.connected) == 2 for links, _ in made))
+        (a, heard_a), (b, _), (_, heard_c) = made
+        assert (a.connected, a.linked("b"), a.linked("a")) == (("b", "c"), True, False)
+        for number in range(200):
+            assert b.send("a", {"type": "x", "number": number})
+        b.send("c", {"type": "x", "number": -1})
+        b.flush()
+        assert not b.send("nobody", {"type": "x"})
+        await until(lambda: len(heard_a.told) == 202 and len(heard_c.told) == 3)
+        assert b.send("a", {"type": "large", "data": bytes(MIB // 2)})
+        b.flush()
+        await until(lambda: len(heard_a.told) == 203)
+        assert len(heard_a.told.pop()[2]["data"]) == MIB // 2
+        numbers = [entry[2]["number"] for entry in heard_a.told if entry[0] == "message"]
+        assert numbers == list(range(200))
+        assert a.endpoints == dict.fromkeys("abc", "127.0.0.1:1")
+
+
+@story
+async def test_a_restarted_member_is_known_as_another_run(tmp_path: Path) -> None:
+    """Broken: a leader that a supervisor restarted at once is still taken for the leader."""
+    one, two = configs(tmp_path, "n1", "n2")
+    async with running(one) as (links, owner):
+        async with running(two, "first"):
+            await until(lambda: links.connected)
+        await until(lambda: not links.connected)
+        async with running(two, "second"):
+            await until(lambda: links.connected)
+            assert owner.told == [("up", "n2", False), ("down", "n2"), ("up", "n2", True)]
+
+
+@story
+async def test_a_newer_link_takes_the_place_of_the_older(tmp_path: Path) -> None:
+    """Broken: after a broken network a node holds on to a connection that is dead."""
+    one, _ = configs(tmp_path, "n1", "n2")
+    async with running(one) as (links, owner), stranger(one) as old, stranger(one) as new:
+        old.say(hello())
+        assert (await old.hear())["node"] == "n1"
+        new.say(hello())
+        assert (await new.hear())["node"] == "n1"
+        assert await old.hung_up()
+        assert owner.told == [("up", "n2", False), ("down", "n2"), ("up", "n2", False)]
+        new.say({"type": "x"})
+        await until(lambda: owner.told[-1] == ("message", "n2", {"type": "x"}))
+        links.drop("n2", "of the test")
+        assert await new.hung_up()
+        await until(lambda: owner.told[-1] == ("down", "n2"))
+        assert owner.told.count(("down", "n2")) == 2
+
+
+@story
+async def test_a_probe_tells_runs_apart(tmp_path: Path) -> None:
+    """Broken: an election starts because a connection broke, or does not when a process died."""
+    one, two = configs(tmp_path, "n1", "n2")
+    found: list[Reconnect] = []
+    async with running(one) as (links, _):
+        async with running(two, "first"):
+            await until(lambda: links.connected)
+            links.reconnect("n2", found.append)
+            await until(lambda: found)
+        links.reconnect("n2", found.append)
+        await until(lambda: len(found) == 2)
+        async with running(two, "second"):
+            links.reconnect("n2", found.append)
+            await until(lambda: len(found) == 3)
+    # A second run may have linked up before the probe was answered; then it is the known one.
+    assert found[:2] == [Reconnect.SAME_RUN, Reconnect.REFUSED]
+    assert found[2] in (Reconnect.OTHER_RUN, Reconnect.SAME_RUN)
+
+
+# -- others ----------------------------------------------------------------------------------------
+
+NOT_HELLO: dict[str, bytes] = {
+    "http": b"GET / HTTP/1.1\r\nHost: tracker\r\n\r\n",
+    "tls": bytes.fromhex("16030100c8010000c4"),
+    "oversized": (4097).to_bytes(4, "big") + b"\x80",
+    "not msgpack": b"\x00\x00\x00\x02\xc1\xc1",
+    "not a map": b"\x00\x00\x00\x01\x07",
+    "empty": b"\x00\x00\x00\x00",
+    "a message first": wire.encode({"type": "append_entries", "term": 9}, 999),
+    "another protocol": wire.encode(hello(protocol=2), 999),
+    "another cluster": wire.encode(hello(cluster="other"), 999),
+    "no cluster": wire.encode({k: v for k, v in hello().items() if k != "cluster"}, 999),
+    "not a member": wire.encode(hello("n9"), 999),
+    "this node itself": wire.encode(hello("n1"), 999),
+    "no name": wire.encode(hello(node=""), 999),
+    "a name of bytes": wire.encode(hello(node=b"n2"), 999),
+    "no boot": wire.encode(hello(boot=None), 999),
+    "a long endpoint": wire.encode(hello(endpoint="x" * 301), 999),
+    "an extension": b"\x00\x00\x00\x06\x81\xa1a\xd4\x05\x00",
+}
+
+
+@pytest.mark.parametrize("name", NOT_HELLO)
+def test_who_does_not_say_a_proper_hello_is_cut_off(
+    tmp_path: Path, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Broken: a stranger reaches the replica, or keeps its connection, or makes a traceback."""
+
+    async def run(_: Path) -> None:
+        one, two = configs(tmp_path, "n1", "n2")
+        async with running(one) as (links, owner), stranger(one) as other:
+            other.writer.write(NOT_HELLO[name])
+            assert await other.hung_up()
+            assert owner.told == []
+            async with running(two):
+                await until(lambda: links.connected)
+
+    with caplog.at_level(logging.INFO):
+        story(run)(tmp_path)
+    assert not [record for record in caplog.records if record.levelno > logging.INFO]
+    assert any("closed: " in record.getMessage() for record in caplog.records)
+
+
+@story
+async def test_who_says_nothing_or_too_slowly_is_cut_off_in_time(tmp_path: Path) -> None:
+    """Broken: silent connections pile up until the tracker has no descriptors left."""
+    one, _ = configs(tmp_path, "n1", "n2")
+    async with running(one), stranger(one) as silent, stranger(one) as slow, stranger(one) as probe:
+        slow.writer.write(wire.encode(hello(), 999)[:20])
+        probe.say(hello(probe=True))
+        assert (await probe.hear())["boot"] == "first"
+        assert await silent.hung_up()
+        assert await slow.hung_up()
+        assert await probe.hung_up(), "who only asked hangs up, or is"
+
+
+@story
+async def test_a_probe_is_no_link(tmp_path: Path) -> None:
+    """Broken: a connection that was never adopted speaks for a member."""
+    one, _ = configs(tmp_path, "n1", "n2")
+    async with running(one) as (links, owner), stranger(one) as probe:
+        probe.say(hello(probe=True))
+        await probe.hear()
+        probe.say({"type": "append_entries", "term": 9})
+        assert await probe.hung_up()
+        assert (links.connected, owner.told) == ((), [])
+
+
+@story
+async def test_more_strangers_than_allowed_are_not_served(tmp_path: Path) -> None:
+    """Broken: whoever opens connections fast enough keeps the members out for good."""
+    one, two = configs(tmp_path, "n1", "n2")
+    async with AsyncExitStack() as stack:
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(links_module, "STRANGERS_MAX", 3)
+            links, _ = await stack.enter_async_context(running(one))
+            crowd = [await stack.enter_async_context(stranger(one)) for _ in range(4)]
+            assert await crowd[3].hung_up()
+            for other in crowd[:3]:
+                assert await other.hung_up()  # at the latest when the hello is overdue
+            await stack.enter_async_context(running(two))
+            await until(lambda: links.connected)
+
+
+@story
+async def test_garbage_behind_a_hello_costs_the_link(tmp_path: Path) -> None:
+    """Broken: what does not decode is skipped, and messages after it are trusted."""
+    one, _ = configs(tmp_path, "n1", "n2")
+    async with running(one) as (_, owner), stranger(one) as member:
+        member.say(hello())
+        await member.hear()
+        good = wire.encode({"type": "x"}, 99)
+        member.writer.write(good + b"\x00\x00\x00\x01\xc1" + good)
+        assert await member.hung_up()
+        await until(lambda: owner.told[-1] == ("down", "n2"))
+        assert owner.told == [("up", "n2", False), ("message", "n2", {"type": "x"}), ("down", "n2")]
+
+
+@story
+async def test_a_message_too_large_to_send_is_refused_here(tmp_path: Path) -> None:
+    """Broken: the other side closes the link for what this one should not have sent."""
+    one, _ = configs(tmp_path, "n1", "n2")
+    async with running(one) as (links, _), stranger(one) as member:
+        member.say(hello())
+        await member.hear()
+        with pytest.raises(Exception, match="not sent"):
+            links.send("n2", {"type": "x", "data": bytes(MIB)})
+        assert links.send("n2", {"type": "y"})
+        links.flush()
+        assert await member.hear() == {"type": "y"}
+
+
+@story
+async def test_a_port_in_use_is_said_so(tmp_path: Path) -> None:
+    """Broken: a tracker that cannot listen seems to run."""
+    one, _ = configs(tmp_path, "n1", "n2")
+    with closing(socket.create_server(("127.0.0.1", one.raft_bind.port))):
+        links = Links(one, "boot")
+        links.owner = Owner()
+        with pytest.raises(LocalError, match="cannot listen on raft address"):
+            await links.start()
+        await links.close()
+
+
+@story
+async def test_closing_leaves_no_connection_behind(tmp_path: Path) -> None:
+    """Broken: a tracker that stops leaves sockets open; one that never said hello included."""
+    one, two = configs(tmp_path, "n1", "n2")
+    accepted: list[socket.socket] = []
+    with closing(socket.create_server(("127.0.0.1", one.raft_bind.port))) as mute:
+        mute.setblocking(False)
+        async with running(replace(two, limits=replace(LIMITS, hello_timeout_s=60.0))):
+            loop = asyncio.get_running_loop()
+            accepted.append((await loop.sock_accept(mute))[0])
+            assert await loop.sock_recv(accepted[0], 4)
+        with closing(accepted[0]) as connection:
+            async with asyncio.timeout(WAIT_S):
+                try:
+                    while await loop.sock_recv(connection, 999):
+                        pass
+                except ConnectionError:
+                    pass
+
+
+def test_the_hello_is_what_the_document_shows() -> None:
+    """Broken: another implementation written from the document is refused."""
+    text = (Path(__file__).resolve().parents[2] / "docs" / "links.md").read_text("utf-8")
+    for word in (*hello(), "ping", "forward", "forwarded", "read_at", "probed", "next_node_idx"):
+        assert f'"{word}"' in text, word
+    assert msgpack.version >= (1, 0, 8)

@@ -1,0 +1,377 @@
+"""Replicas on one loop with real links and journals: the order of a turn, and what it is for."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tracker_raft.commands import Level
+from tracker_raft.config import Address, Member, NodeConfig
+from tracker_raft.entries import pack_entry, pack_operation
+from tracker_raft.errors import P2PError
+from tracker_raft.machine import TrackerMachine
+from tracker_raft.raft import filters
+from tracker_raft.raft.engine import Role
+from tracker_raft.raft.intake import Position, Reply
+from tracker_raft.raft.journal import FileJournal
+from tracker_raft.raft.links import Links
+from tracker_raft.raft.replica import Replica
+
+OPEN = pack_operation(0, 0, 0, {"op": "open_session"})
+WAIT_S = 20.0
+"""Limit of every wait; nothing here takes a tenth of it."""
+
+
+def story(run: Callable[[Path], Awaitable[None]]) -> Callable[[Path], None]:
+    """Run a test on a loop of its own, its docstring and name kept."""
+
+    def test(tmp_path: Path) -> None:
+        asyncio.run(asyncio.wait_for(_run(tmp_path), WAIT_S * 2))
+
+    async def _run(tmp_path: Path) -> None:
+        await run(tmp_path)
+
+    test.__name__, test.__doc__ = run.__name__, run.__doc__
+    return test
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Node:
+    """One replica with its parts, and why it stopped if it did."""
+
+    def __init__(self, config: NodeConfig) -> None:
+        config.data_dir.mkdir(exist_ok=True)
+        loop = asyncio.get_running_loop()
+        self.name = config.node
+        self.fatal: list[str] = []
+        self.machine = TrackerMachine()
+        self.links = Links(config, f"boot of {config.node}")
+        self.journal = FileJournal(config.data_dir / "journal", cluster="test", node=config.node)
+        self.replica = Replica(
+            config,
+            machine=self.machine,
+            journal=self.journal,
+            links=self.links,
+            scheduler=loop,
+            on_fatal=self.fatal.append,
+        )
+        self.links.owner = self.replica
+
+    @property
+    def leads(self) -> bool:
+        return self.replica.engine.leads
+
+    async def write(self, packed: bytes = OPEN, seconds: float = WAIT_S) -> tuple[Reply, Position]:
+        done: asyncio.Future[tuple[Reply, Position]] = asyncio.get_running_loop().create_future()
+        deadline_s = asyncio.get_running_loop().time() + seconds
+        self.replica.submit(packed, deadline_s, lambda reply, at: done.set_result((reply, at)))
+        return await done
+
+    async def read(self, level: Level = Level.LINEARIZABLE, seconds: float = WAIT_S) -> None:
+        """Return when the machine may be queried, raise what the replica says otherwise."""
+        done: asyncio.Future[P2PError | None] = asyncio.get_running_loop().create_future()
+        self.replica.read(level, 0, asyncio.get_running_loop().time() + seconds, done.set_result)
+        error = await done
+        if error is not None:
+            raise error
+
+    async def close(self) -> None:
+        self.replica.close()
+        await self.links.close()
+
+
+@asynccontextmanager
+async def cluster(directory: Path, size: int) -> AsyncIterator[list[Node]]:
+    members = tuple(
+        Member(f"n{number}", Address("127.0.0.1", free_port())) for number in range(1, size + 1)
+    )
+    async with AsyncExitStack() as stack:
+        nodes = []
+        for member in members:
+            config = NodeConfig(
+                member.node,
+                directory / member.node,
+                members,
+                Address("127.0.0.1", 1),
+                member.raft,
+                Address("127.0.0.1", 1),
+                cluster="test",
+            )
+            node = Node(config)
+            stack.push_async_callback(node.close)
+            await node.links.start()
+            nodes.append(node)
+        yield nodes
+
+
+async def until(condition: Callable[[], Any]) -> Any:
+    """What ``condition`` gives once it is true; fails when it does not become so."""
+    async with asyncio.timeout(WAIT_S):
+        while not (found := condition()):  # noqa: ASYNC110 any condition, not one event
+            await asyncio.sleep(0.002)
+    return found
+
+
+async def leader_of(nodes: list[Node]) -> Node:
+    found = await until(lambda: [node for node in nodes if node.leads])
+    leader: Node = found[0]
+    return leader
+
+
+# -- one node --------------------------------------------------------------------------------------
+
+
+@story
+async def test_a_single_node_answers_only_what_is_synced(tmp_path: Path) -> None:
+    """Broken: a cluster of one acknowledges a write that a power loss takes back."""
+    async with cluster(tmp_path, 1) as (node,):
+        await leader_of([node])
+        unsynced: list[bool] = []
+        node.replica.submit(
+            OPEN,
+            asyncio.get_running_loop().time() + WAIT_S,
+            lambda reply, at: unsynced.append(node.journal.dirty),
+        )
+        await until(lambda: unsynced)
+        assert unsynced == [False]
+
+
+@story
+async def test_what_a_node_answered_is_there_after_a_restart(tmp_path: Path) -> None:
+    """Broken: a restarted cluster forgets acknowledged writes."""
+    async with cluster(tmp_path, 1) as (node,):
+        for _ in range(3):
+            reply, _ = await node.write()
+            assert "ok" in reply
+        state = node.machine.state_hash
+    async with cluster(tmp_path, 1) as (node,):
+        await leader_of([node])
+        await node.read()
+        assert node.machine.state_hash == state
+
+
+@story
+async def test_all_that_arrives_in_one_turn_is_one_entry_and_one_sync(tmp_path: Path) -> None:
+    """Broken: group commit is gone: a sync for every operation."""
+    async with cluster(tmp_path, 1) as (node,):
+        await leader_of([node])
+        syncs = node.journal.syncs
+        replies = await asyncio.gather(*(node.write() for _ in range(100)))
+        assert {at[0] for _, at in replies} == {replies[0][1][0]}
+        assert [at[1] for _, at in replies] == list(range(100))
+        assert node.journal.syncs == syncs + 1
+
+
+@story
+async def test_an_operation_nobody_knows_stops_the_node(tmp_path: Path) -> None:
+    """Broken: a node passes over what newer ones apply, and its state differs silently."""
+    async with cluster(tmp_path, 1) as (node,):
+        await leader_of([node])
+        strange = pack_operation(0, 0, 0, {"op": "from_the_future"})
+        node.replica.engine.propose(pack_entry(0, [strange]), lambda result, reason: None)
+        node.replica.kick()
+        await until(lambda: node.fatal)
+        assert "from_the_future" in node.fatal[0]
+        assert len(node.fatal) == 1
+
+
+@story
+async def test_a_disk_that_fails_stops_the_node(tmp_path: Path) -> None:
+    """Broken: a node goes on promising durability that its disk does not give."""
+    async with cluster(tmp_path, 1) as (node,):
+        await leader_of([node])
+        with pytest.MonkeyPatch.context() as patched:
+
+            def fails(_: int) -> None:
+                raise OSError(5, "Input/output error")
+
+            patched.setattr("os.fdatasync", fails)
+            answered: list[Reply] = []
+            node.replica.submit(
+                OPEN,
+                asyncio.get_running_loop().time() + WAIT_S,
+                lambda reply, at: answered.append(reply),
+            )
+            await until(lambda: node.fatal)
+        assert "write failed" in node.fatal[0]
+        assert answered == []
+        node.replica.close()
+        assert [reply["error"] for reply in answered] == ["outcome_unknown"]
+
+
+# -- three nodes -----------------------------------------------------------------------------------
+
+
+@story
+async def test_three_nodes_agree_whoever_is_asked(tmp_path: Path) -> None:
+    """Broken: a follower does not forward, or the replicas differ."""
+    async with cluster(tmp_path, 3) as nodes:
+        await leader_of(nodes)
+        replies = await asyncio.gather(*(node.write() for node in nodes for _ in range(10)))
+        assert all("ok" in reply for reply, _ in replies)
+        assert len({at for _, at in replies}) == 30
+        for node in nodes:
+            await node.read()
+        newest = max(at for _, at in replies)[0]
+        await until(lambda: all(node.machine.applied >= newest for node in nodes))
+        assert len({node.machine.state_hash for node in nodes}) == 1
+        assert len({node.replica.engine.raftCurrentTerm for node in nodes}) == 1
+
+
+@story
+async def test_a_cut_off_leader_answers_no_linearizable_read(tmp_path: Path) -> None:
+    """Broken: a leader that was replaced without noticing answers from a state that is over."""
+    async with cluster(tmp_path, 3) as nodes:
+        old = await leader_of(nodes)
+        await old.write()
+        await old.read()
+        await old.links.close()
+        with pytest.raises(P2PError, match="lead"):
+            await old.read(seconds=0.2)
+        await old.read(Level.LOCAL)
+        new = await leader_of([node for node in nodes if node is not old])
+        reply, _ = await new.write()
+        assert "ok" in reply
+
+
+@story
+async def test_a_leader_cut_off_in_the_middle_of_a_write_does_not_say_it_failed(
+    tmp_path: Path,
+) -> None:
+    """Broken: a write that may have happened is reported as one that did not."""
+    async with cluster(tmp_path, 3) as nodes:
+        old = await leader_of(nodes)
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(old.links, "send", lambda node, message: True)
+            reply, at = await old.write(seconds=0.3)
+        assert (reply["error"], at) == ("outcome_unknown", (0, 0))
+
+
+@story
+async def test_no_promise_leaves_before_the_sync(tmp_path: Path) -> None:
+    """Broken: a vote, a vote request or an acknowledgement rests on what a crash takes away."""
+    async with cluster(tmp_path, 3) as nodes:
+        said: dict[str, int] = {}
+        early: list[str] = []
+        for node in nodes:
+            send = node.links.send
+
+            def spy(to: str, message: dict[str, Any], node: Node = node, send: Any = send) -> bool:
+                kind = message["type"]
+                said[kind] = said.get(kind, 0) + 1
+                if kind in filters.NEEDS_DURABLE and node.journal.dirty:
+                    early.append(f"{node.name}: {kind}")
+                sent: bool = send(to, message)
+                return sent
+
+            node.links.send = spy  # type: ignore[method-assign]  # a spy for this test
+        await leader_of(nodes)
+        await asyncio.gather(*(node.write() for node in nodes for _ in range(20)))
+        assert early == []
+        assert set(said) >= filters.NEEDS_DURABLE | {"append_entries", "forward", "forwarded"}
+
+
+@story
+async def test_a_leader_counts_itself_only_with_what_is_synced(tmp_path: Path) -> None:
+    """Broken: an entry is committed that is durable on a minority."""
+    async with cluster(tmp_path, 3) as nodes:
+        leader = await leader_of(nodes)
+        follower = next(node for node in nodes if node is not leader)
+        deliver = leader.replica.engine.deliver
+        dirty: list[bool] = []
+
+        def spy(node: Any, message: dict[str, Any]) -> None:
+            dirty.append(leader.journal.dirty)
+            deliver(node, message)
+
+        leader.replica.engine.deliver = spy  # type: ignore[method-assign]  # a spy for this test
+        leader.replica.engine.propose(pack_entry(0, [OPEN]), lambda result, reason: None)
+        leader.replica.engine.enter_queued()
+        assert leader.journal.dirty
+        ack = filters.outgoing(filters.acknowledge(1), leader.replica.engine.raftCurrentTerm)
+        leader.replica.link_message(follower.name, ack)
+        assert dirty == [False]
+        await asyncio.gather(*(leader.write() for _ in range(20)))
+        assert len(dirty) > 1
+        assert not any(dirty)
+
+
+@story
+async def test_a_lost_leader_is_replaced_and_the_write_goes_on(tmp_path: Path) -> None:
+    """Broken: after a failover an operation forwarded to the dead leader waits for its deadline."""
+    async with cluster(tmp_path, 3) as nodes:
+        leader = await leader_of(nodes)
+        follower = next(node for node in nodes if node is not leader)
+        writing = asyncio.ensure_future(follower.write())
+        await asyncio.sleep(0)
+        await leader.close()
+        reply, _ = await writing
+        assert "ok" in reply
+        assert (await leader_of([node for node in nodes if node is not leader])).leads
+
+
+@story
+async def test_a_command_left_in_the_librarys_queue_stays_here(tmp_path: Path) -> None:
+    """Broken: a deposed leader's library forwards an entry its own way and loses the link by it."""
+    async with cluster(tmp_path, 3) as nodes:
+        leader = await leader_of(nodes)
+        follower = next(node for node in nodes if node is not leader)
+        await until(lambda: follower.replica.leader == leader.name)
+        said: list[str] = []
+        send = follower.links.send
+        follower.links.send = (  # type: ignore[method-assign]  # a spy for this test
+            lambda to, message: said.append(message["type"]) is None and send(to, message)
+        )
+        follower.replica.engine.propose(pack_entry(0, [OPEN]), lambda result, reason: None)
+        follower.replica.kick()
+        reply, _ = await follower.write()
+        assert "ok" in reply
+        assert "apply_command" not in said
+        assert "forward" in said
+
+
+# -- the end ---------------------------------------------------------------------------------------
+
+
+@story
+async def test_closing_answers_all_that_waits(tmp_path: Path) -> None:
+    """Broken: a client of a stopping tracker waits for its whole deadline."""
+    async with cluster(tmp_path, 3) as nodes:
+        alone = nodes[0]
+        for node in nodes:
+            await node.links.close()
+        await until(lambda: alone.replica.leader is None)
+        writing = asyncio.ensure_future(alone.write())
+        reading = asyncio.ensure_future(alone.read())
+        seeing = asyncio.ensure_future(_seen(alone))
+        await asyncio.sleep(0)
+        alone.replica.close()
+        reply, _ = await writing
+        assert reply["error"] in ("shutting_down", "outcome_unknown")
+        for waiting in reading, seeing:
+            with pytest.raises(P2PError, match="stopping"):
+                await waiting
+        assert alone.replica.engine.role is not Role.LEADER
+        with pytest.raises(P2PError, match="stopping"):
+            await alone.write()
+        with pytest.raises(P2PError, match="stopping"):
+            await alone.read()
+
+
+async def _seen(node: Node) -> None:
+    done: asyncio.Future[P2PError | None] = asyncio.get_running_loop().create_future()
+    deadline_s = asyncio.get_running_loop().time() + WAIT_S
+    node.replica.read(Level.SESSION, 10_000, deadline_s, done.set_result)
+    if error := await done:
+        raise error

@@ -1,0 +1,199 @@
+"""A snapshot taken in slices while the state goes on changing. Pure.
+
+Rules
+-----
+* The bytes are those of the moment at which the cursor was made, whatever changes meanwhile.
+* No step takes longer because the state is larger: not the first, not the last, not giving up.
+
+How it works
+------------
+The rows of a snapshot are exactly the items of the digest (:mod:`tracker_raft.machine.digest`),
+so whatever changes the state tells the digest of each row that goes and each row that comes, and
+the digest tells the cursor. Each table is written in the order of its keys, and the key written
+last is the cursor's *position*. Of a change at or before the position nothing is kept, it is
+written. Of the first change beyond it the row that was there is kept, or that there was none.
+Each slice merges the rows kept with those of the table. It looks its place up anew by the
+position: an iterator that lived on from slice to slice would break under the changes.
+
+What to re-check when you change it: that the digest is told of a row that goes before the one
+that takes its place; that ``key`` and ``after`` of each table agree on one order, which is the
+order of the format; and that rows passed over count as work done, or one slice passes thousands.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from heapq import heappop, heappush
+from typing import Any, Final
+
+from tracker_raft.machine import snapshot_format
+from tracker_raft.machine.digest import Digest, Item, Value
+
+Row = tuple[Any, ...]
+Key = Any
+"""Text, bytes or a tuple of numbers: what has an order among its like."""
+
+SLICE_ROWS: Final = 2_000
+"""Rows of one slice unless the caller says otherwise: a few milliseconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """One table of the state, as the snapshot sees it."""
+
+    kind: str
+    """Of its blocks in the snapshot."""
+    item: str
+    """Of its rows in the digest. An item is this word and the row."""
+    key: Callable[[Item], Key]
+    """The place of an item in the order of the table."""
+    after: Callable[[Key | None], Iterable[tuple[Key, Row | None]]]
+    """The rows beyond a key, or all for None, each with its own key. A row may be None: nothing
+    stands there, but coming past it was work."""
+
+
+class SnapshotCursor:
+    """Reads the state as it was when this was made, block by block.
+
+    ``tracked``: the state may change between the slices. Without it nothing is remembered, and
+    the caller sees to it that the state stays as it is.
+    """
+
+    def __init__(
+        self, head: dict[str, int], tables: Sequence[Table], digest: Digest, *, tracked: bool = True
+    ) -> None:
+        self.applied = head["applied"]
+        """As of the moment this was made, like all that is read from it."""
+        self.time_ms = head["time_ms"]
+        self.state_hash = digest.hex(head["time_ms"], head["sessions_opened"])
+        self._writer = snapshot_format.Writer()
+        self._next_block: bytes | None = self._writer.head(head)
+        """A block that waits to be handed out: the head, which is made first."""
+        # Reversed, so that the table being written is the last and can be popped.
+        self._tables = [(table, _Memory(table.key)) for table in reversed(tables)]
+        self._ended = self._closed = False
+        self._digest = digest
+        self._tracked = tracked
+        self._watching: dict[Value, _Memory] = {
+            table.item: memory for table, memory in self._tables
+        }
+        """The digest's own mapping while this is the newest cursor. What is taken out of it, a
+        table that is written or all by :meth:`close`, is told and remembered no more."""
+        if tracked:
+            digest.watchers = self._watching  # the cursor before this one, if any, is now blind
+
+    def next(self, rows_max: int = SLICE_ROWS) -> bytes | None:
+        """The next bytes of the snapshot; None after the last.
+
+        Comes past at most ``rows_max`` rows and returns at most one block, so what it returns may
+        be empty: then call again. Raises RuntimeError when the cursor was closed, or another one
+        begun, before the end.
+        """
+        if rows_max < 1:
+            raise ValueError(f"rows_max is {rows_max}, expected at least 1")
+        if self._ended:
+            return None
+        abandoned = self._tracked and self._digest.watchers is not self._watching
+        if self._closed or abandoned:
+            raise RuntimeError("snapshot cursor was closed, or another begun, before its end")
+        if self._next_block is not None:
+            block, self._next_block = self._next_block, None
+            return block
+        return self._slice(rows_max)
+
+    def close(self) -> None:
+        """Stop remembering; :meth:`next` must not be called again. Harmless after the end.
+
+        Frees the rows kept and not yet written: a cost by what changed, not by what there is.
+        """
+        self._closed = True
+        self._tables.clear()
+        self._watching.clear()
+
+    def _slice(self, rows_max: int) -> bytes:
+        passed = 0
+        while self._tables:
+            table, memory = self._tables[-1]
+            for row in _merged(table, memory):
+                passed += 1
+                if row is not None:
+                    self._writer.add(row)
+                    if self._writer.full:
+                        return self._writer.block(table.kind)
+                if passed == rows_max:
+                    return b""
+            self._tables.pop()
+            del self._watching[table.item]
+            if not self._writer.empty:
+                return self._writer.block(table.kind)
+        self._ended = True
+        return self._writer.end(self.state_hash)
+
+    @property
+    def kept(self) -> int:
+        """Rows that have changed beyond the position: what this cursor now holds in memory."""
+        return sum(len(memory.before) for memory in self._watching.values())
+
+    def __repr__(self) -> str:
+        left = "+".join(table.kind for table, _ in reversed(self._tables))
+        return f"<SnapshotCursor applied={self.applied} left={left} kept={self.kept}>"
+
+
+class _Memory:
+    """What the rows of one table were, as far as they have changed beyond the position."""
+
+    __slots__ = ("before", "gone", "key", "position")
+
+    def __init__(self, key: Callable[[Item], Key]) -> None:
+        self.key = key
+        self.position: Key | None = None
+        """The key the cursor came to last; None before the first."""
+        self.before: dict[Key, Item | None] = {}
+        """The item that was there, or None for none. Nothing is kept of what came and went."""
+        self.gone: list[Key] = []
+        """A heap of the keys whose item is kept: in order for the merge, at O(1) for most."""
+
+    def removed(self, item: Item) -> None:
+        key = self.key(item)
+        if self.position is not None and key <= self.position:
+            return
+        if key not in self.before:
+            self.before[key] = item
+            heappush(self.gone, key)
+        elif self.before[key] is None:
+            del self.before[key]
+
+    def added(self, item: Item) -> None:
+        key = self.key(item)
+        if (self.position is None or key > self.position) and key not in self.before:
+            self.before[key] = None
+
+
+def _merged(table: Table, memory: _Memory) -> Iterator[Row | None]:
+    """The rows as they were, from the position on; None for what is passed over.
+
+    The position is that of the row just yielded, so this can be left at any row.
+    """
+    before, gone = memory.before, memory.gone
+    for key, row in table.after(memory.position):
+        while gone and gone[0] < key:
+            yield _kept(memory)
+        if gone and gone[0] == key:
+            yield _kept(memory)
+        else:
+            memory.position = key
+            if key in before:  # as None, or it were among the gone: it came later
+                del before[key]
+                yield None
+            else:
+                yield row
+    while gone:
+        yield _kept(memory)
+
+
+def _kept(memory: _Memory) -> Row:
+    memory.position = heappop(memory.gone)
+    item = memory.before.pop(memory.position)
+    assert item is not None  # the heap has the keys of items only
+    return item[1:]
