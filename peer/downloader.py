@@ -25,6 +25,7 @@ from peer.link import Lost
 from peer.manifest import check_encoded_size, content_id, decode
 from peer.messages import Answered
 from peer.progress import Fetched, Progress, RateMeter
+from peer.ranges import Ranges
 from peer.source import Source
 from peer.store import Store
 from peer.swarm import Swarm
@@ -82,6 +83,7 @@ class Download:
         durable: bool = False,
         include: Sequence[str] = (),
         update: bool = False,
+        sequential: bool = False,
         limits: PeerLimits | None = None,
         progress: Callable[[Progress], None] | None = None,
         random_source: random.Random | None = None,
@@ -146,12 +148,19 @@ class Download:
             seconds=time.monotonic() - started_s,
             peers=sum(1 for known in self._known.values() if known.gave_bytes),
             banned=tuple(f"{peer} {reason}" for peer, reason in self.swarm.banned.items()),
+            taken=tuple(
+                (p, known.gave_bytes) for p, known in self._known.items() if known.gave_bytes
+            ),
+            kept=store.bytes_at_start,
         )
 
     def cancel(self) -> None:
         """Make :meth:`run` raise :class:`Cancelled` soon; from any thread."""
         kept = self.store.what_is_kept() if self.store else ""
         self._fail(Cancelled(f"stopped; {self._destination} was not made{kept}"))
+
+    def prefer(self, first: int, count: int) -> None:
+        """Pieces that are waited for; any thread."""
 
     # -- what connections need (peer.source.Task) -------------------------------------------------
 
@@ -190,7 +199,11 @@ class Download:
         with self.changed:
             self.store = store
             self.swarm.described(manifest.pieces)
-            for start, end in store.verified:
+            # What is not wanted is left alone like what is here already.
+            done = Ranges((0, manifest.pieces.count))
+            for start, end in store.wanted:
+                done.remove(start, end)
+            for start, end in (*done, *store.verified):
                 self.swarm.verified(start, end - start)
             self.changed.notify_all()
 
