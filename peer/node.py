@@ -25,10 +25,12 @@ from pathlib import Path
 from typing import Any, BinaryIO, Self
 
 from peer import scan
+from peer.destination import part_path
 from peer.downloader import Download
 from peer.lease import LEASE_S
 from peer.limits import PeerLimits
 from peer.manifest import content_id
+from peer.partial import remove_left
 from peer.progress import Fetched, Progress
 from peer.reader import BUFFER_BYTES, ContentReader
 from peer.serving import Serving
@@ -231,6 +233,7 @@ class Peer:
         path = Path(os.path.abspath(dest))  # noqa: PTH100  # resolve() would follow links
         started_s = time.monotonic()
         if not include and (there := _content_at(path, content, record)) is not None:
+            remove_left(part_path(path, content))
             if seed:
                 self._serving.offer(there, on_withdrawn)
             size, seconds = there.manifest.size, time.monotonic() - started_s
