@@ -16,19 +16,24 @@ The rooms, in the order to read them:
   :mod:`peer.pieces` numbers the pieces, :mod:`peer.ranges` keeps sets of such numbers. Pure.
 * :mod:`peer.messages`: what peers say to each other; :mod:`peer.link`: over what.
 * :mod:`peer.downloader`: carries out a download; :mod:`peer.source`: one connection of it;
-  :mod:`peer.store`: pieces on disk.
+  :mod:`peer.store`: pieces on disk, in a :mod:`peer.partial` until all are there;
+  :mod:`peer.resume`: which are there already; :mod:`peer.destination`: where they may go;
+  :mod:`peer.selection`: which part of a tree is wanted.
 * :mod:`peer.seeder`: serves pieces; :mod:`peer.shared`: of what; :mod:`peer.scan`: from a path
-  to a manifest; :mod:`peer.lease`: tells the trackers.
-* :mod:`peer.node`: puts it together: :class:`Peer`, :func:`share`, :func:`fetch`.
-* :mod:`peer.cli`: the commands.
+  to a manifest; :mod:`peer.lease`: tells the trackers; :mod:`peer.watch`: is it still the same;
+  :mod:`peer.serving`: all of these together.
+* :mod:`peer.node`: puts it together: :class:`Peer`; :mod:`peer.reader`: a content as a file
+  object; :mod:`peer.functions`: :func:`share`, :func:`fetch`, :func:`open`.
+* :mod:`peer.cli`: the commands; :mod:`peer.downloads`: which downloads run on this host.
 """
 
 from __future__ import annotations
 
 from peer.downloader import Cancelled, Download, NoSource
+from peer.functions import fetch, open, share
 from peer.limits import PeerLimits
 from peer.manifest import FileEntry, Kind, Link, Manifest
-from peer.node import Peer, Shared, fetch, share
+from peer.node import Peer, Shared
 from peer.progress import Fetched, Progress
 
 __all__ = [
@@ -45,5 +50,6 @@ __all__ = [
     "Progress",
     "Shared",
     "fetch",
+    "open",
     "share",
 ]

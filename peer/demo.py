@@ -53,6 +53,10 @@ class Report:
     """From SIGKILL to the next write acknowledged to the client attached to the victim."""
     mid_transfer: bool = False
     peers: list[dict[str, Any]] = field(default_factory=list)
+    from_seeder: int = 0
+    """Bytes that the three took from the seeder."""
+    from_peers: int = 0
+    """Bytes that they took from each other."""
     writes_acknowledged: int = 0
     writes_lost: int = 0
     problems: list[str] = field(default_factory=list)
@@ -108,7 +112,9 @@ def demo(file: Path | None, as_json: bool) -> None:
       p2p-cluster demo --file model.bin
     """
     if file is not None and not file.is_file():
-        raise click.UsageError(f"--file {file}: no such file")
+        raise click.UsageError(
+            f"--file {file}: {'not a regular file' if file.exists() else 'no such file'}"
+        )
     report = Report()
     timeline = Timeline(report, quiet=as_json)
     with sigterm_interrupts(), tempfile.TemporaryDirectory(prefix="p2p-demo-") as directory:
@@ -135,6 +141,7 @@ class _Play:
         self._patience_s = WAIT_S + report.bytes / SEED_BYTES_S_MIN
         self._writers: list[Writer] = []
         self._fetchers: list[PeerProcess] = []
+        self._seeder_id = ""
 
     def run(self) -> None:
         with ExitStack() as stage:
@@ -143,6 +150,7 @@ class _Play:
             self._tell_failover(killed_s)
             for number, peer in enumerate(self._fetchers, 1):
                 self._check_copy(peer, self._copy(number))
+            self._tell_swarm()
             self._check_writes()
 
     def _copy(self, number: int) -> Path:
@@ -157,7 +165,9 @@ class _Play:
         trackers = ("--trackers", ",".join(self._cluster.endpoints), "--json")
         share = ("share", self._source, "--name", NAME, *trackers)
         seeder = stage.enter_context(PeerProcess("seeder", share, self._directory))
-        tell(f"the seeder serves {NAME} at {seeder.answer(self._patience_s)['address']}")
+        served = seeder.answer(self._patience_s)
+        self._seeder_id = str(served["peer"])
+        tell(f"the seeder serves {NAME} at {served['address']}")
         self._attach(stage, self._cluster.leader())
         for number in range(1, FETCHERS + 1):
             get = ("get", NAME, "-o", self._copy(number), *trackers)
@@ -240,14 +250,36 @@ class _Play:
         seconds = float(answer["seconds"])
         rate_mb_s = report.bytes / 1e6 / seconds if seconds > 0 else 0.0
         equal = copy.stat().st_size == report.bytes and _sha256(copy) == report.sha256
+        taken: dict[str, int] = answer["taken"]
+        from_seeder = taken.get(self._seeder_id, 0)
         report.peers.append(
-            {"peer": peer.label, "seconds": seconds, "mb_s": round(rate_mb_s, 1), "equal": equal}
+            {
+                "peer": peer.label,
+                "seconds": seconds,
+                "mb_s": round(rate_mb_s, 1),
+                "equal": equal,
+                "from_seeder": from_seeder,
+                "from_peers": sum(taken.values()) - from_seeder,
+            }
         )
         if equal:
             took = f"{size(report.bytes)} in {seconds:.2f} s, {rate_mb_s:.0f} MB/s"
-            self._timeline.tell(f"{peer.label}: {took}; SHA-256 equal")
+            swarm = f"{size(from_seeder)} of it from the seeder"
+            self._timeline.tell(f"{peer.label}: {took}, {swarm}; SHA-256 equal")
         else:
             self._timeline.problem(f"{peer.label}: the copy has another SHA-256")
+
+    def _tell_swarm(self) -> None:
+        """How much of the work the seeder was spared."""
+        report = self._report
+        report.from_seeder = sum(peer["from_seeder"] for peer in report.peers)
+        report.from_peers = sum(peer["from_peers"] for peer in report.peers)
+        if report.from_seeder + report.from_peers:
+            copies = report.from_seeder / report.bytes
+            self._timeline.tell(
+                f"the swarm: {size(report.from_peers)} went from peer to peer; the seeder sent "
+                f"{size(report.from_seeder)}, {copies:.2f} copies for {len(report.peers)} peers"
+            )
 
     def _check_writes(self) -> None:
         """Every write that was acknowledged before, during and after the kill must be there."""

@@ -49,6 +49,7 @@ class PeerProcess:
 
     def __init__(self, label: str, words: Sequence[object], directory: Path) -> None:
         self.label = label
+        self._said = b""
         self._errors = directory / f"{label}.err"
         command = [sys.executable, "-I", "-S", "-c", TIED, str(os.getpid())]
         command += [sys.executable, "-m", "peer", *map(str, words)]
@@ -75,23 +76,31 @@ class PeerProcess:
             return 0
 
     def answer(self, timeout_s: float) -> dict[str, Any]:
-        """The next line of JSON that it prints. Raises :class:`LocalError` when there is none."""
+        """The next result that it prints as JSON; lines of progress are passed over.
+
+        Raises :class:`LocalError` when there is none.
+        """
+        until = time.monotonic() + timeout_s
+        while True:
+            value = json.loads(self._line(until, timeout_s))
+            if not isinstance(value, dict):
+                raise LocalError(f"{self.label} printed {value!r}, expected an object")
+            if value.get("event") != "progress":
+                return value
+
+    def _line(self, until: float, timeout_s: float) -> bytes:
         output = self._process.stdout
         assert output is not None
-        until = time.monotonic() + timeout_s
-        line = b""
-        while not line.endswith(b"\n"):
+        while b"\n" not in self._said:
             ready, _, _ = select.select([output], [], [], max(0.0, until - time.monotonic()))
             if not ready:
                 raise LocalError(f"{self.label} said nothing within {timeout_s} s")
             data = os.read(output.fileno(), 65536)
             if not data:
                 raise LocalError(self._why_ended())
-            line += data
-        value = json.loads(line)
-        if not isinstance(value, dict):
-            raise LocalError(f"{self.label} printed {value!r}, expected an object")
-        return value
+            self._said += data
+        line, _, self._said = self._said.partition(b"\n")
+        return line
 
     def _why_ended(self) -> str:
         said = " | ".join(log_tail(self._errors, 3)) or "it said nothing"

@@ -1,38 +1,45 @@
 """Carries out a download: finds peers, keeps connections, ends in a file or a clear error.
 
 Three kinds of thread: the caller's (starts connections, watches the time, reports progress), one
-that asks the trackers for peers, and one for each connection (:mod:`peer.source`). All share one
-lock, the condition ``changed``, for the swarm brain and the tables here; no piece is touched
-under it. Trackers that are away cost nothing but news of further peers.
+that talks to the trackers, and one for each connection (:mod:`peer.crew`, :mod:`peer.source`).
+All share one lock, the condition ``changed``, for the swarm brain and the tables; no piece is
+touched under it. Trackers that are away cost nothing but news of further peers.
 
 Nobody waits for ever: a source that sends too little is closed by its progress deadline, tried
-again after a back-off, and left alone after ``FRUITLESS_MAX`` connections that brought nothing;
-a download that got no byte of content for ``patience_s`` fails and says what is missing.
+again after a back-off, and left alone after some connections that brought nothing; a download
+that got no byte of content for ``patience_s`` fails and says what is missing, and it does so
+after ``grace_s`` when every peer it knows was given up and the trackers name no other.
+
+A download with a :class:`Serving` serves what it has while it fetches: others are told of it once
+there is a piece to give.
 """
 
 from __future__ import annotations
 
+import contextlib
 import random
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, Protocol
 
+from peer.choice import ByRate, NearFirst, PeerChoice
+from peer.contacts import Contacts
+from peer.crew import Crew
 from peer.destination import FreeBytes, check_destination, free_bytes
 from peer.limits import PeerLimits
-from peer.link import Lost
 from peer.manifest import check_encoded_size, content_id, decode
-from peer.messages import Answered
 from peer.progress import Fetched, Progress, RateMeter
+from peer.ranges import Ranges
+from peer.shared import Content
 from peer.source import Source
 from peer.store import Store
 from peer.swarm import Swarm
+from peer.throttle import Throttle
 from tracker_raft.commands import INTEGER_MAX, PeerRecord, check_int
-from tracker_raft.errors import BadRequest, LocalError, P2PError, Unavailable
+from tracker_raft.errors import BadRequest, P2PError, Unavailable
 
-FRUITLESS_MAX = 5
-"""Connections to one peer that brought no piece, one after the other, before it is given up."""
 TICK_S = 0.1
 """How often the time is looked at and progress reported."""
 TROUBLES_SHOWN_MAX = 5
@@ -53,19 +60,21 @@ class Cancelled(P2PError):
     code = "cancelled"
 
 
-@dataclass(slots=True)
-class _Known:
-    """What is known of one peer. Guarded by ``changed``."""
+class Serving(Protocol):
+    """What serves the pieces of a download to others. :class:`~peer.seeder.Seeder` does."""
 
-    record: PeerRecord
-    live: set[Source] = field(default_factory=set)
-    failures: int = 0
-    """Connections that broke, one after the other."""
-    fruitless: int = 0
-    """Connections that came about and brought nothing, one after the other."""
-    retry_at_s: float = 0.0
-    trouble: str = ""
-    gave_bytes: int = 0
+    def add(
+        self, content: Content, here: Ranges | None, knows: Callable[[str], Ranges] | None = None
+    ) -> None: ...
+    def gained(self, content: bytes, first: int, count: int) -> None: ...
+    def remove(self, content: bytes) -> None: ...
+
+
+class Announcing(Protocol):
+    """Tells others that this peer serves. :class:`~peer.lease.Lease` does."""
+
+    def join(self, content: bytes, *, complete: bool) -> None: ...
+    def leave(self, content: bytes) -> None: ...
 
 
 class Download:
@@ -84,12 +93,21 @@ class Download:
         update: bool = False,
         limits: PeerLimits | None = None,
         progress: Callable[[Progress], None] | None = None,
+        sequential: bool = False,
+        zone: str = "",
+        choice: PeerChoice | None = None,
+        seeder: Serving | None = None,
+        lease: Announcing | None = None,
+        seed: bool = False,
         random_source: random.Random | None = None,
         free: FreeBytes = free_bytes,
     ) -> None:
         """``manifest_bytes``: its size as the trackers know it, None if they do not.
 
         ``progress`` is called in the thread of :meth:`run`, about ten times a second.
+        ``sequential``: fetch from the start on. ``zone``: peers with the same label come first.
+        ``choice``: who gets a place, None is by rate. ``seeder`` serves what is there meanwhile
+        and ``lease`` tells of it; with ``seed`` both go on after the download is done.
         """
         self.content = content
         self.changed = threading.Condition()
@@ -97,10 +115,9 @@ class Download:
         self.store: Store | None = None
         self._limits = limits or PeerLimits()
         self._random = random_source or random.Random()
-        self.swarm = Swarm(self._limits, self._random)
+        self.swarm = Swarm(self._limits, self._random, sequential=sequential)
         self._destination = destination
         self._find_peers = find_peers
-        self._own_peer = own_peer
         self._manifest_bytes = manifest_bytes
         self._durable = durable
         self._include = include
@@ -108,12 +125,24 @@ class Download:
         self._checking = False
         self._progress = progress
         self._free = free
-        self._known: dict[str, _Known] = {}
-        self._threads: dict[Source, threading.Thread] = {}
+        self._seeder = seeder
+        self._lease = lease
+        self._seed = seed
+        self.down = Throttle(self._limits.down_bytes_s)
+        self.waiting: set[Source] = set()
+        self._crew = Crew(
+            self,
+            Contacts(own_peer, zone, self._limits, self._random),
+            NearFirst(choice or ByRate(self._random), self._limits.far_peers_min),
+            self._limits,
+            own_peer,
+            self._fail,
+        )
         self._failure: P2PError | None = None
         self._tracker_trouble = ""
-        self._ended_bytes = 0
-        self._ended_payload_bytes = 0
+        self._asked_at_s = -1.0
+        self._hopeless_since_s: float | None = None
+        self._announced = False
 
     def run(self) -> Fetched:
         """Download. The destination is there and complete, or an error is raised and it is not.
@@ -129,12 +158,16 @@ class Download:
             try:
                 self._supervise(RateMeter(started_s))
             finally:
-                self._stop()
+                with self.changed:
+                    self.stopped = True
+                    self.wake()
+                self._crew.stop()
             store = self.store
             if store is None:
                 raise AssertionError("a download is done before it is described")
             store.finish()
         finally:
+            self._stop_serving()
             if self.store is not None:
                 self.store.close()
             # It may be waiting for a tracker that is away; it holds nothing of this download.
@@ -144,8 +177,10 @@ class Download:
             content=self.content,
             bytes=store.selected.size,
             seconds=time.monotonic() - started_s,
-            peers=sum(1 for known in self._known.values() if known.gave_bytes),
+            peers=len(self._crew.taken),
             banned=tuple(f"{peer} {reason}" for peer, reason in self.swarm.banned.items()),
+            taken=self._crew.taken,
+            kept=store.bytes_at_start,
         )
 
     def cancel(self) -> None:
@@ -153,7 +188,45 @@ class Download:
         kept = self.store.what_is_kept() if self.store else ""
         self._fail(Cancelled(f"stopped; {self._destination} was not made{kept}"))
 
+    def prefer(self, first: int, count: int) -> None:
+        """Fetch these pieces before all others: somebody reads them. Any thread, any time."""
+        with self.changed:
+            self.swarm.prefer(first, count)
+            self.wake()
+
+    def snapshot(self) -> dict[str, Any]:
+        """Where it stands: bytes, rate and state of each peer, who was banned and why, what is
+        missing. Any thread."""
+        with self.changed:
+            moment = self._moment()
+            return {
+                "content": self.content.hex(),
+                "destination": str(self._destination),
+                "bytes_done": moment.bytes_done,
+                "bytes_total": moment.bytes_total,
+                "peers": self._crew.snapshot(time.monotonic()),
+                "banned": dict(self.swarm.banned),
+                "missing": list(self.swarm.missing()),
+                "pieces_stolen": self.swarm.pieces_stolen,
+                "pieces_doubled": self.swarm.pieces_doubled,
+            }
+
     # -- what connections need (peer.source.Task) -------------------------------------------------
+
+    def wake(self) -> None:
+        self.changed.notify_all()
+        self._crew.wake()
+
+    def pause(self, seconds: float) -> None:
+        with self.changed:
+            self.changed.wait_for(lambda: self.stopped, seconds)
+
+    def gained(self, first: int, count: int) -> None:
+        if self._seeder is not None:
+            self._seeder.gained(self.content, first, count)
+            if not self._announced:
+                with self.changed:
+                    self.changed.notify_all()
 
     def manifest_size(self, announced: object) -> int:
         size = check_int("bytes", announced, 1, INTEGER_MAX)
@@ -166,10 +239,13 @@ class Download:
     def describe(self, encoded: bytearray) -> None:
         if content_id(encoded) != self.content:
             raise BadRequest("sent a manifest that is not that of the content")
+        with self.changed:
+            if self._checking or self.store is not None:
+                return  # a second peer was asked because the first one was slow
+            self._checking = True
         try:
             # Right by its hash, so every peer would send the same: what fails now fails for good.
             manifest = decode(encoded)
-            self._checking = True
             store = Store(
                 manifest,
                 self.content,
@@ -187,12 +263,20 @@ class Download:
             return
         finally:
             self._checking = False
+        here = store.verified
         with self.changed:
             self.store = store
-            self.swarm.described(manifest.pieces)
-            for start, end in store.verified:
+            self.swarm.described(manifest.pieces, store.wanted)
+            for start, end in here:
                 self.swarm.verified(start, end - start)
-            self.changed.notify_all()
+            self.wake()
+        if self._seeder is not None:
+            self._seeder.add(store, here, self._knows)
+
+    def _knows(self, peer: str) -> Ranges:
+        """What another peer has, so that it is not told of it."""
+        with self.changed:
+            return self.swarm.has_of(peer)
 
     # -- the caller's thread ----------------------------------------------------------------------
 
@@ -205,13 +289,12 @@ class Download:
                 if self._failure is not None:
                     raise self._failure
                 if not self.swarm.done:
-                    self._connect_all(time.monotonic())
+                    self._crew.connect(time.monotonic())
                     self.changed.wait(TICK_S)
                 done = self.swarm.done and self._failure is None
                 moment = self._moment()
-                now_payload_bytes = self._ended_payload_bytes + sum(
-                    source.bytes_payload for source in self._threads
-                )
+                now_payload_bytes = self._crew.payload_bytes
+                hopeless = self._is_hopeless(time.monotonic())
             now_s = time.monotonic()
             if done or now_s - reported_at_s >= TICK_S:
                 reported_at_s = now_s
@@ -220,17 +303,24 @@ class Download:
                 return
             if now_payload_bytes != payload_bytes or self._checking:  # what is here is hashed
                 payload_bytes, alive_at_s = now_payload_bytes, now_s
-            if now_s - alive_at_s > self._limits.patience_s:
-                raise NoSource(self._what_is_missing())
+            if hopeless or now_s - alive_at_s > self._limits.patience_s:
+                raise NoSource(self._what_is_missing(now_s - alive_at_s))
+
+    def _is_hopeless(self, now_s: float) -> bool:
+        """Whether all peers were given up, and the trackers, asked since, name no other."""
+        if not self._crew.hopeless or self._checking:
+            self._hopeless_since_s = None
+            return False
+        if self._hopeless_since_s is None:
+            self._hopeless_since_s = now_s
+        asked_since = self._asked_at_s > self._hopeless_since_s
+        return asked_since and now_s - self._hopeless_since_s >= self._limits.grace_s
 
     def _moment(self) -> Progress:
-        total = self.store.manifest.size if self.store else 0
-        done = self._ended_bytes + sum(source.bytes_verified for source in self._threads)
         return Progress(
-            # A peer banned by one connection may have given a piece twice over another.
-            bytes_done=min(done, total),
-            bytes_total=total,
-            peers=sum(1 for known in self._known.values() if known.live),
+            bytes_done=self.swarm.bytes_verified,
+            bytes_total=self.store.selected.size if self.store else 0,
+            peers=self._crew.connected,
             rate_bytes_s=0.0,
         )
 
@@ -240,145 +330,61 @@ class Download:
                 Progress(moment.bytes_done, moment.bytes_total, moment.peers, rate_bytes_s)
             )
 
-    def _connect_all(self, now_s: float) -> None:
-        """Start what connections are wanted and may be tried now."""
-        useful = [known for peer, known in self._known.items() if self.swarm.useless(peer) is None]
-        wanted = self._connections_wanted(len(useful)) if self.store else 1
-        connected = sum(1 for known in useful if known.live)
-        for known in useful:
-            if known.live or connected < self._limits.fetch_peers_max:
-                connected += not known.live
-                while len(known.live) < wanted and now_s >= known.retry_at_s:
-                    self._start(known, self._depth(len(useful)))
-
-    def _connections_wanted(self, peers: int) -> int:
-        return self._limits.connections_per_peer if peers < self._limits.many_peers else 1
-
-    def _depth(self, peers: int) -> int:
-        """Requests sent ahead on one connection, so that all to a peer keep its limit."""
-        return max(self._limits.requests_in_flight_max // self._connections_wanted(peers), 1)
-
-    def _start(self, known: _Known, depth: int) -> None:
-        source = Source(self, known.record, self._limits, self._own_peer)
-        thread = threading.Thread(
-            target=self._use, args=(known, source, depth), name="fetch-source", daemon=True
-        )
-        try:
-            thread.start()
-        except RuntimeError as error:
-            raise LocalError(f"this machine has no thread for a connection: {error}") from error
-        known.live.add(source)
-        self._threads[source] = thread
-
-    def _stop(self) -> None:
-        """End all connections; afterwards nothing is written any more."""
-        with self.changed:
-            self.stopped = True
-            self.changed.notify_all()
-            threads = dict(self._threads)
-        for source in threads:
-            source.abort()
-        for source, thread in threads.items():
-            # One that still connects sees the flag before it does anything else.
-            thread.join(None if source.is_open else TICK_S)
-
     def _fail(self, error: P2PError) -> None:
         with self.changed:
             self._failure = self._failure or error
-            self.changed.notify_all()
+            self.wake()
 
-    # -- threads ----------------------------------------------------------------------------------
+    # -- the thread that talks to the trackers ----------------------------------------------------
 
     def _find_all(self) -> None:
+        interval_s = self._limits.ask_interval_min_s
         while not self.stopped:
+            started_s = time.monotonic()
             try:
                 records, trouble = list(self._find_peers()), ""
             except P2PError as error:
                 records, trouble = [], str(error)
             with self.changed:
                 self._tracker_trouble = trouble
-                for record in records:
-                    self._learn(record)
+                if not trouble:
+                    self._asked_at_s = started_s
+                self._crew.learn(records)
                 self.changed.notify_all()
-                self.changed.wait_for(lambda: self.stopped, self._limits.ask_interval_s)
+                wait_s = min(interval_s, self._limits.ask_interval_s)
+                self.changed.wait_for(lambda: self.stopped or self._can_announce(), wait_s)
+                interval_s *= 2
+            if not self.stopped and self._can_announce():
+                self._announce()
 
-    def _learn(self, record: PeerRecord) -> None:
-        if record.peer == self._own_peer:
+    def _can_announce(self) -> bool:
+        """Whether there is something to serve that nobody was told of."""
+        serves = self._seeder is not None and self._lease is not None and self.store is not None
+        return serves and not self._announced and self.swarm.bytes_verified > 0
+
+    def _announce(self) -> None:
+        if self._lease is None:
             return
-        known = self._known.get(record.peer)
-        if known is None:
-            self._known[record.peer] = _Known(record)
-        elif known.record != record:
-            moved = known.record.address != record.address
-            known.record = record
-            if moved:  # started again elsewhere: what went wrong there says nothing
-                known.failures, known.retry_at_s = 0, 0.0
+        with contextlib.suppress(P2PError):  # it is tried again; the download does not depend on it
+            self._lease.join(self.content, complete=False)
+            self._announced = True
 
-    def _use(self, known: _Known, source: Source, depth: int) -> None:
-        """The life of one connection."""
-        peer = known.record.peer
-        trouble, ban, refusal, fruitless = "", False, False, False
-        try:
-            source.open()
-            if self.stopped:
-                return
-            fruitless = True
-            has = source.greet()
-            fruitless = False
-            with self.changed:
-                self.swarm.connected(peer, has)
-                self.changed.notify_all()
-            source.transfer(depth)
-        except Lost as error:
-            trouble = str(error)
-            fruitless = fruitless or source.asked
-        except Answered as error:
-            trouble = str(error)
-            fruitless = refusal = not isinstance(error.error, Unavailable)
-        except LocalError as error:
-            self._fail(error)
-        except BadRequest as error:
-            trouble, ban = str(error), True
-        except BaseException as error:
-            # A defect must end the download with its traceback, not leave it waiting.
-            self._fail(P2PError(f"defect in a connection to {peer}: {error!r}"))
-            raise
-        finally:
-            source.close()
-            with self.changed:
-                self._ended(known, source, trouble, fruitless)
-                if ban:
-                    self.swarm.ban(peer, trouble)
-                elif refusal:
-                    self.swarm.refused(peer, trouble)
-                elif known.fruitless >= FRUITLESS_MAX:
-                    self.swarm.refused(peer, f"{trouble}, {FRUITLESS_MAX} times in a row")
-                if self.swarm.useless(peer) is not None:
-                    for other in known.live:
-                        other.abort()
-                self.changed.notify_all()
+    def _stop_serving(self) -> None:
+        """After the end: go on as a seeder when that is wished for and everything is here."""
+        if self._seeder is None or self.store is None:
+            return
+        if self._seed and self._failure is None and self.store.complete:
+            if self._lease is not None:
+                with contextlib.suppress(P2PError):
+                    self._lease.join(self.content, complete=True)
+            return
+        self._seeder.remove(self.content)
+        if self._announced and self._lease is not None:
+            self._lease.leave(self.content)
 
-    def _ended(self, known: _Known, source: Source, trouble: str, fruitless: bool) -> None:
-        peer = known.record.peer
-        known.live.discard(source)
-        self._threads.pop(source, None)
-        self._ended_bytes += source.bytes_verified
-        self._ended_payload_bytes += source.bytes_payload
-        known.gave_bytes += source.bytes_verified
-        if not known.live:
-            self.swarm.lost(peer)
-        if source.bytes_verified:
-            known.failures = known.fruitless = 0
-        if trouble:
-            known.trouble = trouble
-            known.failures += 1
-            known.fruitless += fruitless and not source.bytes_verified
-            limits = self._limits
-            doublings = min(known.failures - 1, 16)
-            longest_s = min(limits.retry_max_s, limits.retry_min_s * 2**doublings)
-            known.retry_at_s = time.monotonic() + longest_s * self._random.uniform(0.5, 1.0)
+    # -- for people -------------------------------------------------------------------------------
 
-    def _what_is_missing(self) -> str:
+    def _what_is_missing(self, silent_s: float) -> str:
         with self.changed:
             kept = self.store.what_is_kept() if self.store else ""
             if self.store is None:
@@ -386,16 +392,12 @@ class Download:
             else:
                 pieces, ranges = self.store.manifest.pieces, self.swarm.missing()
                 missing = f"{ranges.count} of {pieces.count} pieces are missing (numbers {ranges})"
-            troubles = [
-                f"{peer} at {known.record.address} "
-                f"{self.swarm.useless(peer) or known.trouble or 'sent nothing'}"
-                for peer, known in self._known.items()
-            ]
+            troubles = self._crew.troubles()
             if self._tracker_trouble:
                 troubles.append(f"trackers: {self._tracker_trouble}")
         shown = "; ".join(troubles[:TROUBLES_SHOWN_MAX]) or "the trackers know no peer that has it"
         return (
-            f"no peer sent anything for {self._limits.patience_s:g} s: {missing}; "
+            f"no peer sent anything for {silent_s:.1f} s: {missing}; "
             f"{self._destination} was not made{kept}. {shown}"
         )
 

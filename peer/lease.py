@@ -60,11 +60,14 @@ class Lease:
                 self._thread.start()
 
     def leave(self, content: bytes) -> None:
-        """Stop telling of ``content``. A tracker that is away forgets it with the lease."""
+        """Stop telling of ``content``, within a second.
+
+        Trackers that are away forget it with the lease.
+        """
         with self._lock:
             self._contents.pop(content, None)
         with contextlib.suppress(P2PError):
-            self._trackers.leave(self._peer, content, deadline_s=CALL_DEADLINE_S)
+            self._trackers.leave(self._peer, content, deadline_s=LEAVE_DEADLINE_S)
 
     def close(self) -> None:
         """Leave all swarms, if a tracker is there to be told within a second."""

@@ -129,6 +129,10 @@ class Link:
                 if waited_s >= self._timeout_s * 0.9:
                     raise Lost(f"sent {got} bytes in {waited_s:.1f} s")
 
+    def fileno(self) -> int:
+        """To poll for something to receive."""
+        return self._socket.fileno()
+
     def abort(self) -> None:
         """Make every call fail, now and later; from any thread."""
         with contextlib.suppress(OSError):

@@ -6,6 +6,8 @@
     {"op": "request", "id": 7, "content": <32 bytes>, "first": 40, "count": 4}
     {"id": 7, "ok": {"bytes": 2097152}}                    and then 2097152 raw bytes
     {"id": 7, "error": "not_found", "message": "..."}
+    {"op": "have", "id": 8, "content": <32 bytes>, "follow": true}
+    {"news": [[40, 4], [99, 1]], "content": <32 bytes>}    later, whenever pieces came
 
 Frames are those of :mod:`tracker_raft.wire`, errors those of :mod:`tracker_raft.errors`. Replies
 come in the order of the requests of a connection. Unknown keys are ignored, unknown operations
@@ -14,11 +16,12 @@ refused.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from peer.limits import PEER_PROTOCOL_VERSION, PeerLimits
+from peer.limits import PEER_PROTOCOL_VERSION, ManifestLimits, PeerLimits
+from peer.pieces import HASH_BYTES, Run
 from tracker_raft import wire
 from tracker_raft.commands import (
     INTEGER_MAX,
@@ -30,6 +33,9 @@ from tracker_raft.commands import (
 from tracker_raft.errors import BadRequest, P2PError, UnknownOperation, Unsupported, from_wire
 
 LIMITS = PeerLimits()
+CANCELS_MAX = 1024
+PIECES_MAX = ManifestLimits().manifest_bytes_max // HASH_BYTES
+"""No content has more pieces than hashes fit a manifest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,14 +68,22 @@ class GetManifest(Operation):
 
 @dataclass(frozen=True, slots=True)
 class Have(Operation):
-    """Which pieces are here. Reply: ``{"complete": true}``, or ``{"complete": false, "bytes": n}``
-    and then a bitmap of n bytes, highest bit first (a million pieces do not fit a frame)."""
+    """Which pieces are here. Reply: ``{"complete": true, "start": piece}``, or
+    ``{"complete": false, "bytes": n}`` and then a bitmap of n bytes, highest bit first (a million
+    pieces do not fit a frame).
+
+    ``start`` proposes where to begin. With ``follow`` the answering side goes on: whenever it
+    likes, between two replies, it sends :func:`encode_news` of the pieces that came since.
+    """
 
     op: ClassVar[str] = "have"
     content: bytes
+    follow: bool = False
 
     def __post_init__(self) -> None:
         check_content("content", self.content)
+        if type(self.follow) is not bool:
+            raise BadRequest(f"follow is {self.follow!r}, expected true or false")
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +104,27 @@ class Request(Operation):
         check_int("count", self.count, 1, LIMITS.run_pieces_max)
 
 
-BY_WORD: dict[str, type[Operation]] = {cls.op: cls for cls in (Hello, GetManifest, Have, Request)}
+@dataclass(frozen=True, slots=True)
+class Cancel(Operation):
+    """Requests of this connection that nobody waits for any more.
+
+    It has no reply of its own: each of ``requests`` that was not begun is answered with no bytes
+    in its turn, the others as if nothing had been said.
+    """
+
+    op: ClassVar[str] = "cancel"
+    requests: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.requests, list | tuple) or len(self.requests) > CANCELS_MAX:
+            raise BadRequest(f"requests is {self.requests!r}, expected up to {CANCELS_MAX} ids")
+        for number in self.requests:
+            check_int("id", number, 1, INTEGER_MAX)
+
+
+BY_WORD: dict[str, type[Operation]] = {
+    cls.op: cls for cls in (Hello, GetManifest, Have, Request, Cancel)
+}
 
 
 def parse(message: Mapping[str, Any]) -> tuple[int, Operation]:
@@ -117,11 +151,36 @@ def encode_error(number: int, error: P2PError) -> bytes:
     return wire.encode({"id": number, **reply}, LIMITS.frame_bytes_max)
 
 
+def encode_news(content: bytes, runs: Sequence[Run]) -> bytes:
+    """Pieces that came since the last time: a frame that answers nothing, so it has no id."""
+    pieces = [[run.first, run.count] for run in runs]
+    return wire.encode({"news": pieces, "content": content}, LIMITS.frame_bytes_max)
+
+
+def parse_news(message: Mapping[str, Any], content: bytes) -> list[Run] | None:
+    """The runs in a frame of news; None when it is no such frame. Raises :class:`BadRequest`."""
+    if "news" not in message:
+        return None
+    found = message["news"]
+    if message.get("content") != content:
+        raise BadRequest("told news of a content that was not asked about")
+    if type(found) is not list or not found:
+        raise BadRequest("told news without a piece")
+    runs = []
+    for pair in found:
+        if type(pair) is not list or len(pair) != 2:
+            raise BadRequest(f"told {pair!r}, expected first piece and count")
+        first = check_int("first", pair[0], 0, PIECES_MAX)
+        runs.append(Run(first, check_int("count", pair[1], 1, PIECES_MAX - first)))
+    return runs
+
+
 class Answered(P2PError):
     """A peer answered a request with an error: :attr:`error`. It keeps to the protocol."""
 
-    def __init__(self, error: P2PError) -> None:
-        super().__init__(f"answered {error.code}: {error}")
+    def __init__(self, error: P2PError, before: str = "") -> None:
+        """``before``: what it had said or done until then, ending in "and "."""
+        super().__init__(f"{before}answered {error.code}: {error}")
         self.error = error
 
 

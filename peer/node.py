@@ -10,33 +10,43 @@
 from __future__ import annotations
 
 import dataclasses
+import glob
+import io
+import logging
 import os
-import re
 import secrets
 import socket
+import tempfile
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, BinaryIO, Self
 
 from peer import scan
+from peer.destination import part_path
 from peer.downloader import Download
-from peer.files import OpenFiles
-from peer.lease import LEASE_S, Lease
+from peer.lease import LEASE_S
 from peer.limits import PeerLimits
+from peer.manifest import content_id
+from peer.partial import remove_left
 from peer.progress import Fetched, Progress
-from peer.seeder import Seeder
-from peer.shared import Content, SharedFiles
+from peer.reader import BUFFER_BYTES, ContentReader
+from peer.serving import Serving
 from peer.trackers import PeerFinder, Trackers
+from peer.watch import INTERVAL_S
 from tracker_raft.client import TrackerClient
 from tracker_raft.commands import FileRecord, check_name, check_peer, parse_content_hex
-from tracker_raft.config import Address, require_loopback
-from tracker_raft.errors import BadRequest, LocalError, NotFound
+from tracker_raft.config import Address
+from tracker_raft.errors import BadRequest, NotFound, P2PError
 
 ANY_PORT = "127.0.0.1:0"
-_WILDCARDS = ("0.0.0.0", "::")  # compared with, not bound to
+COPIES_POLL_S = 0.5
+COPIES_DEADLINE_S = 5.0
+PEERS_ASKED = 200
+"""As many as the trackers name at once, complete ones first."""
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,9 +75,10 @@ class Peer:
     ``bind``: where it listens once it shares, ``host:port``, port 0 for a free one.
     ``advertise``: what other peers are told, ``host`` or ``host:port``; None: where it listens.
     ``peer_id``: who it is in every swarm; None makes one up.
-    ``zone``: a label, told to the trackers.
+    ``zone``: a label, told to the trackers: peers of the same zone are preferred.
     ``insecure``: allow to listen beyond this machine, to anybody.
     Raises :class:`BadRequest` for what of these is not valid; nothing was started.
+    ``up_bytes_s``, ``down_bytes_s``: send and receive pieces at these rates at most.
     ``client``: the trackers as an object that the caller keeps and closes; ``trackers`` is then
     not used.
     """
@@ -84,28 +95,31 @@ class Peer:
         client: Trackers | None = None,
         limits: PeerLimits | None = None,
         lease_s: float = LEASE_S,
+        watch_s: float = INTERVAL_S,
+        up_bytes_s: int | None = None,
+        down_bytes_s: int | None = None,
     ) -> None:
         self.id = check_peer(peer_id) if peer_id is not None else _new_peer_id()
-        self._bind = _parse_bind(bind)
-        require_loopback("peer address", self._bind, insecure)
-        if advertise is None and self._bind.host in _WILDCARDS:
-            raise BadRequest(
-                f"listening on {self._bind} leaves open what other peers are told: "
-                f"give the address to advertise"
-            )
-        _advertised(advertise, Address(self._bind.host, 1))
-        self._advertise = advertise
-        self._zone = zone
-        self._insecure = insecure
-        self._limits = limits or PeerLimits()
-        self._lease_s = lease_s
+        rates = {"up_bytes_s": up_bytes_s, "down_bytes_s": down_bytes_s}
+        given: dict[str, Any] = {name: rate for name, rate in rates.items() if rate is not None}
+        self._limits = dataclasses.replace(limits or PeerLimits(), **given)
         self._owns_trackers = client is None
         self._trackers: Trackers = TrackerClient(trackers) if client is None else client
-        self._contents: dict[bytes, Content] = {}
-        self._open_files = OpenFiles(self._limits.open_files_max)
-        self._lock = threading.Lock()
-        self._serving: tuple[Seeder, Lease, Address] | None = None
-        self._closed = False
+        try:
+            self._serving = Serving(
+                self._trackers,
+                self.id,
+                bind,
+                advertise,
+                zone=zone,
+                insecure=insecure,
+                limits=self._limits,
+                lease_s=lease_s,
+                watch_s=watch_s,
+            )
+        except BadRequest:
+            self._close_trackers()
+            raise
 
     def share(
         self,
@@ -115,25 +129,24 @@ class Peer:
         replace: bool = False,
         follow_links: bool = False,
         progress: scan.Progress | None = None,
+        on_withdrawn: Callable[[str], object] | None = None,
     ) -> Shared:
         """Hash ``path``, serve it until :meth:`close`, and publish it as ``name``.
 
         ``name``: None is the last segment of the path. ``replace``: make a new version when the
         name is bound to other content. ``progress`` gets bytes hashed and bytes in all.
+        ``on_withdrawn`` is called, in another thread, with the reason when a file is not what was
+        shared any more: it is then not served, and this peer has left the swarm.
 
         Raises :class:`BadRequest`, :class:`LocalError` (see :func:`peer.scan.scan`),
         :class:`~tracker_raft.errors.Conflict`, and what the trackers raise. The content is served
         and published when it returns; else neither, but for an unknown outcome.
         """
         name = check_name(scan.share_name(path) if name is None else name)
-        self._serve()  # an address that cannot be had is known before hashing, which takes long
+        _, _, address = self._serving.start()  # known before hashing, which takes long
         scanned = scan.scan(path, follow_links=follow_links, progress=progress)
-        content = SharedFiles(scanned, self._open_files)
-        _, lease, address = self._serve()
-        known = content.id in self._contents
-        self._contents[content.id] = content
+        content = self._serving.offer(scanned, on_withdrawn)
         try:
-            lease.join(content.id, complete=True)
             published = self._trackers.publish(
                 name,
                 content=content.id,
@@ -143,32 +156,73 @@ class Peer:
                 replace=replace,
             )
         except BaseException:
-            if not known:
-                self._contents.pop(content.id, None)
-                lease.leave(content.id)
+            self._serving.withdraw(content.id)
             raise
         return Shared(published.file, Path(path), address)
+
+    def wait_for_copies(
+        self,
+        content: bytes,
+        copies: int,
+        *,
+        poll_s: float = COPIES_POLL_S,
+        stop: Callable[[float], bool] | None = None,
+    ) -> bool:
+        """Wait until ``copies`` other peers were seen to have all of ``content``.
+
+        A peer counts once it was seen complete, also when it has left since. ``stop`` waits for
+        so many seconds and says whether to give up; False is returned then. Trackers that are
+        away are asked again.
+        """
+        wait = stop or threading.Event().wait
+        seen: set[str] = set()
+        while True:
+            try:
+                found = self._trackers.peers(
+                    content, limit=PEERS_ASKED, deadline_s=COPIES_DEADLINE_S
+                )
+                seen.update(peer.peer for peer in found.peers if peer.complete)
+            except P2PError as error:
+                _log.info("the trackers were not asked for copies: %s", error)
+            if len(seen - {self.id}) >= copies:
+                return True
+            if wait(poll_s):
+                return False
 
     def fetch(
         self,
         name_or_id: str,
         dest: str | os.PathLike[str] | None = None,
         *,
+        include: Sequence[str] = (),
+        update: bool = False,
+        sequential: bool = False,
+        seed: bool = False,
         progress: Callable[[Progress], None] | None = None,
         durable: bool = False,
         timeout_s: float | None = None,
         on_start: Callable[[Download], None] | None = None,
+        on_withdrawn: Callable[[str], object] | None = None,
     ) -> Fetched:
-        """Download a name, ``name@vN`` or content id to ``dest``, which must not exist.
+        """Download a name, ``name@vN`` or content id to ``dest``.
 
-        ``dest``: None is the last segment of the name, in the current directory. ``progress`` is
-        called in this thread. ``durable``: sync to disk before the final name is given.
-        ``timeout_s``: fail after this long without a byte from any peer. ``on_start`` is handed
-        the download, which can be cancelled from another thread.
+        ``dest``: None is the last segment of the name, in the current directory. When it exists
+        and holds this content, nothing is done; when it holds anything else that is an error, or
+        with ``update`` what it holds is used and replaced in one step at the end. What an earlier
+        fetch to ``dest`` has left is used.
+
+        ``include``: patterns of the files of a directory that are to appear
+        (:mod:`peer.selection`). ``sequential``: from the first piece to the last. ``seed``: serve
+        it afterwards, until :meth:`close`. ``progress`` is called in this thread. ``durable``:
+        sync to disk before the final name is given. ``timeout_s``: fail after this long without a
+        byte from any peer. ``on_start`` is handed the download, which can be cancelled from
+        another thread. ``on_withdrawn``: as for :meth:`share`, of what is served by ``seed``.
 
         Raises :class:`~tracker_raft.errors.NotFound`, :class:`LocalError`,
         :class:`~peer.downloader.NoSource`, and what the trackers raise.
         """
+        if seed and include:
+            raise BadRequest("a part of a directory cannot be served as the whole of it")
         content, record = self._look_up(name_or_id)
         if dest is None:
             if record is None:
@@ -176,45 +230,102 @@ class Peer:
                     f"the trackers know no name for content {name_or_id}: say where to write it"
                 )
             dest = record.name.rpartition("/")[2]
-        limits = self._limits
-        if timeout_s is not None:
-            limits = dataclasses.replace(limits, patience_s=timeout_s)
-        download = Download(
+        path = Path(os.path.abspath(dest))  # noqa: PTH100  # resolve() would follow links
+        started_s = time.monotonic()
+        if not include and (there := _content_at(path, content, record)) is not None:
+            remove_left(part_path(path, content))
+            if seed:
+                self._serving.offer(there, on_withdrawn)
+            size, seconds = there.manifest.size, time.monotonic() - started_s
+            return Fetched(path, content, size, seconds, 0, kept=size, already_there=True)
+        download = self._download(
             content,
-            Path(os.path.abspath(dest)),  # noqa: PTH100  # resolve() would follow links
-            PeerFinder(self._trackers, content),
-            own_peer=self.id,
-            manifest_bytes=record.manifest_bytes if record else None,
-            durable=durable,
-            limits=limits,
+            record,
+            path,
+            include=include,
+            update=update,
+            sequential=sequential,
             progress=progress,
+            durable=durable,
+            timeout_s=timeout_s,
         )
         if on_start is not None:
             on_start(download)
-        return download.run()
+        fetched = download.run()
+        if seed and download.store is not None:
+            self._serving.offer(download.store.scanned(), on_withdrawn)
+        return fetched
+
+    def open(
+        self,
+        name_or_id: str,
+        path: str = "",
+        *,
+        timeout_s: float | None = None,
+        on_close: Callable[[], object] | None = None,
+    ) -> BinaryIO:
+        """A content as a seekable file object that fetches first what is read first.
+
+        ``path``: which file of a directory. ``on_close`` is called when it is closed. What is
+        fetched lies in the directory for temporary files until then. Raises what :meth:`fetch`
+        raises, and so do its reads.
+        """
+        content, record = self._look_up(name_or_id)
+
+        def start(destination: Path) -> Download:
+            return self._download(
+                content,
+                record,
+                destination,
+                include=(f"/{glob.escape(path)}",) if path else (),
+                timeout_s=timeout_s,
+            )
+
+        reader = ContentReader(start, path, Path(tempfile.mkdtemp(prefix="p2p-open-")))
+        if on_close is not None:
+            reader.on_close(on_close)
+        return io.BufferedReader(reader, BUFFER_BYTES)
+
+    def _download(
+        self,
+        content: bytes,
+        record: FileRecord | None,
+        path: Path,
+        *,
+        timeout_s: float | None,
+        **options: Any,
+    ) -> Download:
+        limits = self._limits
+        if timeout_s is not None:
+            limits = dataclasses.replace(limits, patience_s=timeout_s)
+        return Download(
+            content,
+            path,
+            PeerFinder(self._trackers, content),
+            own_peer=self.id,
+            manifest_bytes=record.manifest_bytes if record else None,
+            limits=limits,
+            **options,
+        )
 
     @property
     def address(self) -> Address | None:
         """What other peers are told; None before the first :meth:`share`."""
-        return self._serving[2] if self._serving else None
+        return self._serving.address
 
     @property
     def bytes_served(self) -> int:
         """Payload bytes of connections that have ended."""
-        return self._serving[0].bytes_sent if self._serving else 0
+        return self._serving.bytes_sent
 
     def close(self) -> None:
         """Leave the swarms and stop serving. Idempotent."""
-        with self._lock:
-            if self._closed:
-                return
-            self._closed = True
-        if self._serving is not None:
-            seeder, lease, _ = self._serving
-            lease.close()
-            seeder.close()
-        self._open_files.close()
+        self._serving.close()
+        self._close_trackers()
+
+    def _close_trackers(self) -> None:
         if self._owns_trackers:
+            self._owns_trackers = False
             self._trackers.close()
 
     def __enter__(self) -> Self:
@@ -224,7 +335,7 @@ class Peer:
         self.close()
 
     def __repr__(self) -> str:
-        return f"<Peer {self.id} at {self.address}, {len(self._contents)} contents>"
+        return f"<Peer {self.id} at {self.address}, {len(self._serving.contents)} contents>"
 
     def _look_up(self, name_or_id: str) -> tuple[bytes, FileRecord | None]:
         content = parse_content_hex(name_or_id)
@@ -236,79 +347,20 @@ class Peer:
         except NotFound:
             return content, None  # it may be served without a name
 
-    def _serve(self) -> tuple[Seeder, Lease, Address]:
-        """Listen, from the first call on."""
-        with self._lock:
-            if self._closed:
-                raise LocalError("this peer is closed")
-            if self._serving is None:
-                seeder = Seeder(
-                    self.id,
-                    self._contents,
-                    self._bind,
-                    insecure=self._insecure,
-                    limits=self._limits,
-                )
-                address = _advertised(self._advertise, seeder.address)
-                lease = Lease(
-                    self._trackers,
-                    self.id,
-                    str(address),
-                    zone=self._zone,
-                    lease_s=self._lease_s,
-                )
-                self._serving = (seeder, lease, address)
-            return self._serving
 
-
-@contextmanager
-def share(
-    path: str | os.PathLike[str],
-    name: str | None = None,
-    *,
-    trackers: Sequence[str],
-    bind: str = ANY_PORT,
-    advertise: str | None = None,
-    insecure: bool = False,
-    replace: bool = False,
-    follow_links: bool = False,
-) -> Iterator[Shared]:
-    """Share a file or a directory as long as the ``with`` block runs. See :meth:`Peer.share`."""
-    with Peer(trackers, bind=bind, advertise=advertise, insecure=insecure) as peer:
-        yield peer.share(path, name, replace=replace, follow_links=follow_links)
-
-
-def fetch(
-    name_or_id: str,
-    dest: str | os.PathLike[str] | None = None,
-    *,
-    trackers: Sequence[str],
-    progress: Callable[[Progress], None] | None = None,
-    durable: bool = False,
-    timeout_s: float | None = None,
-) -> Fetched:
-    """Download a name or a content id. See :meth:`Peer.fetch`."""
-    with Peer(trackers) as peer:
-        return peer.fetch(name_or_id, dest, progress=progress, durable=durable, timeout_s=timeout_s)
+def _content_at(path: Path, content: bytes, record: FileRecord | None) -> scan.Scanned | None:
+    """What lies at ``path`` if it is this very content; None for anything else."""
+    try:
+        if record is not None and path.is_file() and path.stat().st_size != record.size:
+            return None  # told without reading it
+        if not path.exists():
+            return None
+        found = scan.scan(path, piece_bytes=record.piece_bytes if record else None)
+        return found if content_id(found.manifest.encode()) == content else None
+    except (OSError, P2PError):
+        return None  # what cannot be read or shared is not a content
 
 
 def _new_peer_id() -> str:
     host = "".join(c for c in socket.gethostname() if c.isascii() and c.isprintable())
     return f"{host[:64]}-{os.getpid()}-{secrets.token_hex(4)}"
-
-
-def _parse_bind(text: str) -> Address:
-    """Read ``host:port`` where port 0 is a free one."""
-    host, _, port = text.rpartition(":")
-    if port == "0":
-        return Address(Address.parse(f"{host}:1").host, 0)
-    return Address.parse(text)
-
-
-def _advertised(advertise: str | None, listening: Address) -> Address:
-    """What other peers are told: ``host:port``, or ``host`` with the port listened on."""
-    if advertise is None:
-        return listening
-    if re.search(r":\d+$", advertise):
-        return Address.parse(advertise)
-    return Address.parse(f"{advertise}:{listening.port}")

@@ -135,6 +135,21 @@ class Partial:
         return f"<Partial {self._part}{' locked' if self._fd >= 0 else ''}>"
 
 
+def remove_left(part: Path) -> None:
+    """Remove what a fetch that was killed in its last moment left; not one that runs."""
+    try:
+        fd = os.open(part, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        destination.remove(part)
+    except OSError:
+        return  # another fetch has it
+    finally:
+        os.close(fd)
+
+
 def create(place: str, executable: bool, flags: int) -> int:
     """Open or make a file; the umask applies as it does to any new file."""
     flags |= os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC

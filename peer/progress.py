@@ -36,6 +36,12 @@ class Fetched:
     """Peers that gave at least one piece."""
     banned: tuple[str, ...] = ()
     """Peers that broke the rules, each with the reason."""
+    taken: tuple[tuple[str, int], ...] = ()
+    """Peers that gave pieces, and the bytes of each; a piece that came twice counts twice."""
+    kept: int = 0
+    """Bytes that were here already, from an earlier fetch or the old content."""
+    already_there: bool = False
+    """The destination held this content; nothing was fetched and nothing written."""
 
 
 class RateMeter:

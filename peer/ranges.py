@@ -7,7 +7,8 @@ a bisection, and the cost of a piece does not grow with the size of the file.
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from heapq import merge
 
 
 class Ranges:
@@ -88,6 +89,33 @@ class Ranges:
             return None
         return number, self._ends[place]
 
+    def after(self, number: int) -> tuple[int, int] | None:
+        """The first part at or after ``number``: from it on, or the next whole range."""
+        place = bisect_right(self._ends, number)
+        if place == len(self._ends):
+            return None
+        return max(number, self._starts[place]), self._ends[place]
+
+    def within(self, start: int, end: int) -> list[tuple[int, int]]:
+        """The parts between ``start`` and ``end``."""
+        left = bisect_right(self._ends, start)
+        right = bisect_left(self._starts, end)
+        return [
+            (max(start, self._starts[place]), min(end, self._ends[place]))
+            for place in range(left, right)
+        ]
+
+    def covers(self, start: int, end: int) -> bool:
+        """Whether all of ``start`` to ``end - 1`` is in."""
+        part = self.at(start) if start < end else (start, end)
+        return part is not None and part[1] >= end
+
+    def copy(self) -> Ranges:
+        twin = Ranges()
+        twin._starts, twin._ends = self._starts.copy(), self._ends.copy()
+        twin.count = self.count
+        return twin
+
     def nth(self, place: int) -> tuple[int, int]:
         """The range with this index, 0 to ``len(self) - 1``."""
         return self._starts[place], self._ends[place]
@@ -105,6 +133,35 @@ class Ranges:
                 mine += 1
             else:
                 theirs += 1
+        return both
+
+    def minus(self, other: Ranges) -> Ranges:
+        """What is in this one only, in one walk over both."""
+        left = Ranges()
+        theirs = bisect_right(other._ends, self._starts[0]) if self else 0
+        for start, end in self:
+            while theirs < len(other) and other._ends[theirs] <= start:
+                theirs += 1
+            place = theirs
+            while place < len(other) and other._starts[place] < end:
+                if start < other._starts[place]:
+                    left._append(start, other._starts[place])
+                start = other._ends[place]
+                place += 1
+            if start < end:
+                left._append(start, end)
+        return left
+
+    def plus(self, other: Ranges) -> Ranges:
+        """What is in either, in one walk over both."""
+        both = Ranges()
+        for start, end in merge(self, other):
+            if both._ends and start <= both._ends[-1]:
+                grown = max(end, both._ends[-1])
+                both.count += grown - both._ends[-1]
+                both._ends[-1] = grown
+            else:
+                both._append(start, end)
         return both
 
     def __contains__(self, number: int) -> bool:
@@ -132,3 +189,24 @@ class Ranges:
 
     def __repr__(self) -> str:
         return f"<Ranges {self}>"
+
+
+def first_common(sets: Sequence[Ranges], start: int, end: int) -> tuple[int, int] | None:
+    """The first part between ``start`` and ``end`` that is in all ``sets``, as long as it goes.
+
+    It leaps from range to range by bisection and builds nothing, so that finding one piece among
+    millions costs microseconds.
+    """
+    while start < end:
+        part_end = end
+        for ranges in sets:
+            part = ranges.after(start)
+            if part is None:
+                return None
+            if part[0] > start:
+                start = part[0]
+                break
+            part_end = min(part_end, part[1])
+        else:
+            return start, part_end
+    return None

@@ -26,6 +26,10 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
+from peer.manifest import Manifest
+from peer.pieces import Span
+from peer.ranges import Ranges
+
 THREADS_MAX = 4
 """Each has a buffer of one piece, up to 4 MiB."""
 BATCH_BYTES = 16 * 1024 * 1024
@@ -136,6 +140,24 @@ def _read(fd: int, data: memoryview, offset: int) -> bool:
 
 
 # -- where to look --------------------------------------------------------------------------------
+
+
+def pieces_in_partial(manifest: Manifest, prefix: str, files: Iterable[int]) -> Iterator[Candidate]:
+    """What may be pieces in the files of a partial; each lies where it belongs."""
+    for file in files:
+        entry, first = manifest.files[file], manifest.pieces.pieces_of(file).first
+        yield from pieces_with_data(prefix + entry.path, first, entry.size, manifest.piece_bytes)
+
+
+def lacking_by_hash(manifest: Manifest, wanted: Ranges, have: Ranges) -> dict[bytes, list[Span]]:
+    """The places of the pieces that are ``wanted`` and not here, by their hashes."""
+    lacking: dict[bytes, list[Span]] = {}
+    for start, end in wanted:
+        for span in manifest.pieces.spans(start, end - start):
+            if span.piece not in have:
+                digest = manifest.hash_of(span.file, span.piece_of_file)
+                lacking.setdefault(digest, []).append(span)
+    return lacking
 
 
 def pieces_with_data(place: str, first: int, size: int, piece_bytes: int) -> Iterator[Candidate]:

@@ -6,6 +6,12 @@ Rules
   the connection is closed; running out of descriptors or threads costs the newcomer alone.
 * Everything is bounded: connections, the frame that is read, the silence that is borne, the
   bytes one request may ask for. Requests sent ahead wait in the kernel's buffer, not in memory.
+* Who floods (``requests_queued_max`` requests ahead, frames beyond the limit) or talks nonsense is
+  closed, and turned away by its name from then on, with the reason.
+* Slots: at most ``upload_slots_max`` connections are sent pieces at a time, others are answered
+  ``busy`` with a time to come back (:mod:`peer.slots`). ``up_bytes_s`` holds for all together.
+* Peers are told of new pieces as they come (:mod:`peer.offers`), but never in the middle of an
+  answer.
 * A header is sent only when the files it speaks of are still what was shared. What fails after
   the header closes the connection, because the bytes it promised cannot be taken back.
 
@@ -15,33 +21,28 @@ the page cache to the socket without passing through this process.
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import os
 import socket
 import threading
-from collections.abc import Iterable, Mapping
+import time
+from collections import OrderedDict
+from collections.abc import Mapping
 
-from peer import messages
-from peer.limits import PEER_PROTOCOL_VERSION, PeerLimits
-from peer.link import close, set_timeouts, tune
-from peer.messages import GetManifest, Have, Hello, Request
-from peer.pieces import Span
+from peer.limits import PeerLimits
+from peer.link import close, tune
+from peer.offers import Knows, Offers
+from peer.ranges import Ranges
 from peer.shared import Content
-from tracker_raft import wire
-from tracker_raft.commands import Operation
+from peer.slots import Slots
+from peer.throttle import Throttle
+from peer.upload import Upload
 from tracker_raft.config import Address, require_loopback
-from tracker_raft.errors import BadRequest, Busy, LimitReached, LocalError, NotFound, P2PError
+from tracker_raft.errors import Busy, LocalError
 
-GATHER_BYTES = 256 * 1024
-"""The buffer for small pieces; of one connection."""
-SMALL_BYTES = 64 * 1024
-"""Pieces up to this are gathered: below it one more system call costs more than the copy."""
-LINGER_S = 0.5
-LINGER_BYTES = 1024 * 1024
-"""How long, and how much, a refused peer is still listened to, so that it reads why."""
 ACCEPT_PAUSE_S = 0.1
 """After the system refused a new connection (no descriptors, no memory)."""
+
+TURNED_AWAY_MAX = 256
 
 _log = logging.getLogger(__name__)
 
@@ -49,7 +50,8 @@ _log = logging.getLogger(__name__)
 class Seeder:
     """Serves ``contents`` at ``address`` from the moment it is made until :meth:`close`.
 
-    ``contents`` is read on every request, by many threads, and may change meanwhile.
+    ``contents`` are complete ones; it is read on every request, by many threads, and may change
+    meanwhile. What is under download comes and goes by :meth:`add` and :meth:`remove`.
     Raises :class:`BadRequest` for an address beyond this machine without ``insecure``,
     :class:`LocalError` when it cannot listen there.
     """
@@ -66,30 +68,84 @@ class Seeder:
         require_loopback("peer address", bind, insecure)
         self.peer = peer
         self.limits = limits or PeerLimits()
-        self._contents = contents
+        self.offers = Offers(contents)
+        self.up = Throttle(self.limits.up_bytes_s)
         self._listener = _listen(bind)
         host, port = self._listener.getsockname()[:2]
         self.address = Address(host, port)
         """Where it listens; the port is the real one when 0 was asked for."""
-        self.bytes_sent = 0
+        self._ended_bytes_sent = 0
         self._closing = threading.Event()
+        self._slots = Slots(self.limits)
+        self._turned_away: OrderedDict[str, str] = OrderedDict()
         self._lock = threading.Lock()
-        self._sessions: dict[_Session, threading.Thread] = {}
+        self._sessions: dict[Upload, threading.Thread] = {}
         self._acceptor = threading.Thread(target=self._accept_all, name="seeder-accept")
+        self._teller = threading.Thread(target=self._tell_all, name="seeder-tell")
         self._acceptor.start()
+        self._teller.start()
 
-    def content(self, content: bytes) -> Content:
-        """Raises :class:`NotFound`."""
-        found = self._contents.get(content)
-        if found is None:
-            raise NotFound(f"content {content.hex()} is not served here")
-        return found
+    # -- contents under download ------------------------------------------------------------------
+
+    def add(self, content: Content, here: Ranges | None, knows: Knows | None = None) -> None:
+        """Serve ``content`` as well, of which the pieces ``here`` (None: all) are there now.
+
+        ``knows``: the pieces that the peer of a given name has; it is not told of those.
+        """
+        self.offers.add(content, here, knows)
+
+    def gained(self, content: bytes, first: int, count: int) -> None:
+        """These pieces of a content that was added are there as well; peers are told soon."""
+        self.offers.gained(content, first, count)
+
+    def remove(self, content: bytes) -> None:
+        """Serve it no more; connections that follow it are closed."""
+        for listener in self.offers.remove(content):
+            listener.abort()
+
+    # -- for connections --------------------------------------------------------------------------
+
+    @property
+    def bytes_sent(self) -> int:
+        """Payload bytes of pieces, up to now."""
+        with self._lock:
+            now_sent: int = sum(one.bytes_sent for one in self._sessions)
+            return self._ended_bytes_sent + now_sent
+
+    def slot(self, upload: Upload) -> None:
+        """Raises :class:`Busy` when it is not its turn to be sent pieces."""
+        with self._lock:
+            retry_s = self._slots.take(upload, time.monotonic())
+        if retry_s:
+            raise Busy(
+                f"all {self.limits.upload_slots_max} upload slots are in use", retry_after_s=retry_s
+            )
+
+    def pause(self, seconds: float) -> None:
+        """Wait, unless it is closed meanwhile."""
+        self._closing.wait(seconds)
+
+    def turn_away(self, peer: str, reason: str) -> None:
+        """Serve ``peer`` no more."""
+        _log.warning("peer %s is not served any more: %s", peer, reason)
+        with self._lock:
+            self._turned_away[peer] = reason
+            while len(self._turned_away) > TURNED_AWAY_MAX:
+                self._turned_away.popitem(last=False)
+
+    @property
+    def turned_away(self) -> dict[str, str]:
+        """Peers that are not served any more, and why."""
+        with self._lock:
+            return dict(self._turned_away)
 
     def close(self) -> None:
         """Stop serving; all threads have ended and all sockets are closed when it returns."""
         self._closing.set()
+        self.offers.changed.set()
         close(self._listener)
         self._acceptor.join()
+        self._teller.join()
         with self._lock:
             sessions = dict(self._sessions)
         for session in sessions:
@@ -109,200 +165,46 @@ class Seeder:
             self._admit(connection, remote[0])
 
     def _admit(self, connection: socket.socket, host: str) -> None:
-        session = _Session(self, connection, host)
+        session = Upload(self, connection, host)
         thread = threading.Thread(target=self._serve, args=(session,), name="seeder-serve")
         with self._lock:
             full = len(self._sessions) >= self.limits.serve_connections_max
             if not full:
                 self._sessions[session] = thread
         if full:
-            session.turn_away()
+            session.say_busy()
             return
         try:
             thread.start()
         except RuntimeError as error:  # the system has no more threads
             _log.warning("cannot serve a connection: %s", error)
             self._forget(session)
-            session.turn_away()
+            session.say_busy()
 
-    def _serve(self, session: _Session) -> None:
+    def _tell_all(self) -> None:
+        while True:
+            self.offers.changed.wait()
+            if self._closing.wait(self.limits.tell_interval_s):
+                return
+            told = [listener.tell() for listener in self.offers.behind()]
+            if not all(told):
+                self.offers.changed.set()
+
+    def _serve(self, session: Upload) -> None:
         try:
             session.run()
         finally:
             self._forget(session)
 
-    def _forget(self, session: _Session) -> None:
+    def _forget(self, session: Upload) -> None:
         with self._lock:
-            self._sessions.pop(session, None)
-            self.bytes_sent += session.bytes_sent
+            if self._sessions.pop(session, None) is not None:
+                self._ended_bytes_sent += session.bytes_sent
+            self._slots.leave(session)
+        self.offers.forget(session)
 
     def __repr__(self) -> str:
         return f"<Seeder {self.peer} at {self.address}, {len(self._sessions)} connections>"
-
-
-class _Session:
-    """One connection; its thread is the only one that uses it, but for :meth:`abort`."""
-
-    def __init__(self, seeder: Seeder, connection: socket.socket, host: str) -> None:
-        self._seeder = seeder
-        self._limits = seeder.limits
-        self._socket = connection
-        self._host = host
-        self._buffer = memoryview(bytearray(0))
-        self._greeted = False
-        self.bytes_sent = 0
-
-    def run(self) -> None:
-        decoder = wire.FrameDecoder(self._limits.frame_bytes_max)
-        try:
-            set_timeouts(self._socket, self._limits.hello_timeout_s, self._limits.send_timeout_s)
-            while data := self._socket.recv(4096):
-                for message in decoder.feed(data):
-                    self._answer(message)
-        except BadRequest as error:
-            self._refuse(error)
-        except (OSError, P2PError) as error:
-            # Gone, silent for too long, or a file that broke behind its header.
-            _log.debug("connection from %s ended: %s", self._host, error)
-        finally:
-            self._socket.close()
-
-    def abort(self) -> None:
-        """Wake the thread that serves it; from any thread."""
-        with contextlib.suppress(OSError):
-            self._socket.shutdown(socket.SHUT_RDWR)
-
-    def turn_away(self) -> None:
-        """Answer ``busy`` and close, without a wait."""
-        busy = Busy("this peer serves as many connections as it may", retry_after_s=1.0)
-        with contextlib.suppress(OSError):
-            self._socket.setblocking(False)
-            self._socket.send(messages.encode_error(0, busy))
-        close(self._socket)
-
-    def _refuse(self, error: P2PError) -> None:
-        with contextlib.suppress(OSError):
-            self._socket.sendall(messages.encode_error(0, error))
-            # Closing with unread bytes would reset the connection and take the answer with it.
-            self._socket.shutdown(socket.SHUT_WR)
-            set_timeouts(self._socket, LINGER_S, LINGER_S)
-            heard = 0
-            while heard < LINGER_BYTES and (data := self._socket.recv(65536)):
-                heard += len(data)
-
-    def _answer(self, message: wire.Message) -> None:
-        """Answer one request. Raises :class:`BadRequest` for what no peer would send."""
-        number, operation = messages.parse(message)
-        if _log.isEnabledFor(logging.DEBUG):
-            _log.debug("%s asks %s", self._host, wire.elide(message))
-        if not self._greeted and not isinstance(operation, Hello):
-            raise BadRequest(f"the first frame is {operation.op!r}, expected 'hello'")
-        try:
-            self._do(number, operation)
-        except BadRequest:
-            raise
-        except P2PError as error:
-            self._socket.sendall(messages.encode_error(number, error))
-
-    def _do(self, number: int, operation: Operation) -> None:
-        if isinstance(operation, Hello):
-            self._greeted = True
-            limits = self._limits
-            set_timeouts(self._socket, limits.idle_timeout_s, limits.send_timeout_s)
-            self._reply(
-                number,
-                {"protocol": PEER_PROTOCOL_VERSION, "peer": self._seeder.peer, "features": []},
-            )
-        elif isinstance(operation, GetManifest):
-            encoded = self._seeder.content(operation.content).encoded
-            self._reply(number, {"bytes": len(encoded)}, encoded)
-        elif isinstance(operation, Have):
-            bitmap = self._seeder.content(operation.content).bitmap()
-            if bitmap is None:
-                self._reply(number, {"complete": True})
-            else:
-                self._reply(number, {"complete": False, "bytes": len(bitmap)}, bitmap)
-        elif isinstance(operation, Request):
-            self._serve_run(number, operation)
-
-    def _reply(self, number: int, result: Mapping[str, object], payload: bytes = b"") -> None:
-        header = messages.encode_ok(number, result)
-        self._socket.sendall(header, socket.MSG_MORE if payload else 0)
-        if payload:
-            self._socket.sendall(payload)
-
-    # -- pieces -----------------------------------------------------------------------------------
-
-    def _serve_run(self, number: int, request: Request) -> None:
-        content = self._seeder.content(request.content)
-        spans = self._spans(content, request)
-        total = sum(span.length for span in spans)
-        if total > self._limits.run_bytes_max and request.count > 1:
-            raise LimitReached(f"run of {total} bytes, limit {self._limits.run_bytes_max}")
-        for file in dict.fromkeys(span.file for span in spans):
-            content.check(file)
-        try:
-            self._send(content, messages.encode_ok(number, {"bytes": total}), spans)
-        except P2PError as error:
-            # The header may be out: only closing tells the peer that its bytes will not come.
-            raise ConnectionAbortedError(str(error)) from error
-        self.bytes_sent += total
-
-    def _spans(self, content: Content, request: Request) -> list[Span]:
-        pieces = content.manifest.pieces
-        if request.first + request.count > pieces.count:
-            raise NotFound(
-                f"pieces {request.first}+{request.count} of a content of {pieces.count} pieces"
-            )
-        wanted = range(request.first, request.first + request.count)
-        bitmap = content.bitmap()
-        if bitmap is not None and not all(_bit(bitmap, piece) for piece in wanted):
-            raise NotFound(f"pieces {request.first}+{request.count} are not all here yet")
-        return list(pieces.spans(request.first, request.count))
-
-    def _send(self, content: Content, header: bytes, spans: Iterable[Span]) -> None:
-        if not self._buffer:
-            self._buffer = memoryview(bytearray(GATHER_BYTES))
-        buffer = self._buffer
-        filled = len(header)
-        buffer[:filled] = header
-        for span in spans:
-            with content.open(span.file) as fd:
-                if span.length > SMALL_BYTES:
-                    if filled:
-                        self._socket.sendall(buffer[:filled], socket.MSG_MORE)
-                        filled = 0
-                    self._send_file(fd, span)
-                    continue
-                if filled + span.length > len(buffer):
-                    self._socket.sendall(buffer[:filled], socket.MSG_MORE)
-                    filled = 0
-                _read_span(fd, buffer[filled : filled + span.length], span)
-                filled += span.length
-        if filled:
-            self._socket.sendall(buffer[:filled])
-
-    def _send_file(self, fd: int, span: Span) -> None:
-        offset, end = span.offset, span.offset + span.length
-        out = self._socket.fileno()
-        while offset < end:
-            sent = os.sendfile(out, fd, offset, end - offset)
-            if sent == 0:
-                raise LocalError(f"a shared file ends at {offset} bytes, expected {end}")
-            offset += sent
-
-
-def _read_span(fd: int, view: memoryview, span: Span) -> None:
-    filled = 0
-    while filled < len(view):
-        size = os.preadv(fd, [view[filled:]], span.offset + filled)
-        if size == 0:
-            raise LocalError(f"a shared file ends at {span.offset + filled} bytes")
-        filled += size
-
-
-def _bit(bitmap: bytes, piece: int) -> bool:
-    return bool(bitmap[piece >> 3] & (0x80 >> (piece & 7)))
 
 
 def _listen(bind: Address) -> socket.socket:

@@ -29,8 +29,12 @@ class Content(Protocol):
     def encoded(self) -> bytes:
         """The encoded manifest."""
 
-    def bitmap(self) -> bytes | None:
-        """The pieces that are here, highest bit first; None when all are."""
+    @property
+    def complete(self) -> bool:
+        """Whether every piece is here."""
+
+    def has(self, first: int, count: int) -> bool:
+        """Whether these pieces are all here, verified; they are pieces of this content."""
 
     def check(self, file: int) -> None:
         """Raises :class:`Damaged` when a file is not what its manifest says any more."""
@@ -53,8 +57,12 @@ class SharedFiles:
         self._sources = scanned.sources
         self._open_files = open_files
 
-    def bitmap(self) -> bytes | None:
-        return None
+    @property
+    def complete(self) -> bool:
+        return True
+
+    def has(self, first: int, count: int) -> bool:
+        return first + count <= self.manifest.pieces.count
 
     def check(self, file: int) -> None:
         with self._as_damage(file):

@@ -1,5 +1,8 @@
 """One connection of a download: asks ahead, receives, verifies and writes in one thread.
 
+While there is nothing to ask it waits for both, a fact of the download and news of the peer, by
+``poll`` on the socket and on an ``eventfd`` that whoever changes something writes to.
+
 A thread does everything for its connection, with one buffer that it keeps. Handing pieces to
 another thread was measured to cost up to a CPU second for each GiB; ``recv``, SHA-256 and
 ``pwrite`` release the interpreter lock, so two such threads already overlap fully.
@@ -9,34 +12,38 @@ The thread belongs to a download, which it sees as a :class:`Task`.
 
 from __future__ import annotations
 
+import itertools
+import os
+import select
 import threading
+import time
 from collections import deque
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from peer import messages
 from peer.limits import PEER_PROTOCOL_VERSION, PeerLimits
 from peer.link import Link, Lost
-from peer.manifest import LIMITS as MANIFEST_LIMITS
-from peer.messages import GetManifest, Have, Hello, Request
-from peer.pieces import HASH_BYTES, Run, Span
+from peer.messages import PIECES_MAX, Cancel, GetManifest, Have, Hello, Request
+from peer.pieces import Run, Span
 from peer.ranges import Ranges
 from peer.store import Store
-from peer.swarm import Ask, AskManifest, Decision, Done, GiveUp, Swarm, Wait
+from peer.swarm import Ask, AskManifest, Decision, Done, GiveUp, Rest, Swarm, Wait
+from peer.throttle import Throttle
 from tracker_raft.commands import Operation, PeerRecord, check_int
 from tracker_raft.config import Address
-from tracker_raft.errors import BadRequest
+from tracker_raft.errors import BadRequest, Busy
 
 BUFFER_BYTES_MIN = 256 * 1024
 """Small pieces are received together up to this."""
-WAIT_S = 1.0
-"""Every fact wakes who waits; this is for the one that a later change forgets to tell."""
-BITMAP_BYTES_MAX = MANIFEST_LIMITS.manifest_bytes_max // HASH_BYTES // 8
-"""No content has more pieces than hashes fit a manifest."""
+BITMAP_BYTES_MAX = PIECES_MAX // 8
+BUSY_S = 1.0
+"""Before a busy peer that did not say when is asked again."""
 
 
 class Task(Protocol):
-    """What a connection needs of its download. ``changed`` guards ``swarm`` and ``stopped``."""
+    """What a connection needs of its download. ``changed`` guards ``swarm``, ``stopped`` and
+    ``waiting``."""
 
     @property
     def changed(self) -> threading.Condition: ...
@@ -47,8 +54,23 @@ class Task(Protocol):
     @property
     def stopped(self) -> bool: ...
     @property
+    def waiting(self) -> set[Source]:
+        """Connections to wake by :meth:`Source.wake` at the next fact."""
+
+    @property
+    def down(self) -> Throttle: ...
+    @property
     def store(self) -> Store | None:
         """Set before the swarm is told of the manifest."""
+
+    def wake(self) -> None:
+        """Let everybody look again. Under ``changed``."""
+
+    def gained(self, first: int, count: int) -> None:
+        """These pieces are verified and on disk. Without any lock."""
+
+    def pause(self, seconds: float) -> None:
+        """Wait, unless the download stops meanwhile."""
 
     def manifest_size(self, announced: object) -> int:
         """The size of the manifest that a peer announces. Raises :class:`BadRequest`."""
@@ -61,6 +83,16 @@ class Task(Protocol):
 class _Pending:
     number: int
     run: Run
+    cancelled: bool = False
+
+
+class Greeting(NamedTuple):
+    """What a peer says of itself."""
+
+    has: Ranges | None
+    """The pieces it has, None for all."""
+    start_at: int | None
+    """Where it proposes to begin."""
 
 
 class Source:
@@ -70,15 +102,21 @@ class Source:
         self._task = task
         self._record = record
         self._limits = limits
+        self._frame_bytes_max = limits.frame_bytes_max
         self._own_peer = own_peer
         self._peer = record.peer
         self._link: Link | None = None
         self._pending: deque[_Pending] = deque()
         self._number = 0
         self._buffer = memoryview(bytearray(0))
+        self._features: frozenset[str] = frozenset()
+        self._told_pieces = 0
+        self._wake_fd = -1
         self.asked = False
         """Whether it was asked for anything of the content."""
         self.bytes_verified = 0
+        self.rested = False
+        """Whether it ended because the peer had nothing to give."""
         self.bytes_payload = 0
         """Bytes of manifest and pieces that came in, right or wrong: a sign of life."""
 
@@ -92,23 +130,28 @@ class Source:
             progress_bytes_min=limits.progress_bytes_min,
         )
 
-    def greet(self) -> Ranges | None:
-        """Say hello, and ask a partial peer what it has: None is all.
+    def greet(self) -> Greeting:
+        """Say hello and ask what the peer has, and to be told what it gets.
 
         Raises :class:`Lost`, :class:`~peer.messages.Answered`, :class:`BadRequest`.
         """
         hello = Hello(PEER_PROTOCOL_VERSION, self._own_peer)
-        self._send(messages.encode_request(0, hello))
-        messages.parse_reply(0, self._frame())
-        if self._record.complete:
-            return None
-        result = self._ask(Have(self._task.content))
+        self._number += 1
+        have = Have(self._task.content, follow=True)
+        self._send(messages.encode_request(0, hello) + messages.encode_request(self._number, have))
+        features = messages.parse_reply(0, self._frame()).get("features", ())
+        if isinstance(features, list):
+            self._features = frozenset(word for word in features if isinstance(word, str))
+        result = messages.parse_reply(self._number, self._frame())
         if result.get("complete") is True:
-            return None
+            start = result.get("start")
+            return Greeting(
+                None, None if start is None else check_int("start", start, 0, PIECES_MAX)
+            )
         size = check_int("bytes", result.get("bytes"), 0, BITMAP_BYTES_MAX)
         bitmap = bytearray(size)
         self._receive(memoryview(bitmap))
-        return Ranges.from_bitmap(bytes(bitmap), size * 8)
+        return Greeting(Ranges.from_bitmap(bytes(bitmap), size * 8), None)
 
     def transfer(self, depth: int) -> None:
         """Do what the swarm decides until it is done, gives this peer up, or the task stops.
@@ -123,14 +166,18 @@ class Source:
                     self._receive_run()
                 elif isinstance(decision, AskManifest):
                     self._fetch_manifest()
-                elif isinstance(decision, Done | GiveUp):
+                elif isinstance(decision, Wait):
+                    self._wait(decision.again_s)
+                elif isinstance(decision, Done | GiveUp | Rest):
+                    self.rested = isinstance(decision, Rest)
                     return
         finally:
             with self._task.changed:
                 for pending in self._pending:
                     self._task.swarm.ended(self._peer, pending.run)
                 self._pending.clear()
-                self._task.changed.notify_all()
+                self._task.waiting.discard(self)
+                self._task.wake()
 
     def abort(self) -> None:
         """Wake the thread; from any thread."""
@@ -143,37 +190,78 @@ class Source:
         """Whether it has connected, now or before."""
         return self._link is not None
 
+    def wake(self) -> None:
+        """Let it look what to do; under the lock of the download."""
+        os.eventfd_write(self._wake_fd, 1)
+
     def close(self) -> None:
+        """After :meth:`transfer`, so that nobody wakes it any more."""
         if self._link is not None:
             self._link.close()
+        if self._wake_fd >= 0:
+            os.close(self._wake_fd)
+            self._wake_fd = -1
 
     # -- asking -----------------------------------------------------------------------------------
 
     def _ask_ahead(self, depth: int) -> Decision | None:
-        """Send requests until ``depth`` are unanswered; the decision that ended it, if any.
-
-        When there is nothing to ask and nothing to receive it waits for the next fact.
-        """
-        requests = []
+        """Send requests until ``depth`` are unanswered; the decision that ended it, if any."""
+        asked: list[_Pending] = []
+        cancelled: list[int] = []
         decision: Decision | None = None
         with self._task.changed:
+            now_s = time.monotonic()
+            swarm = self._task.swarm
+            if len(self._pending) > 1 and "cancel" in self._features:
+                cancelled = self._cancel_unneeded()
             while len(self._pending) < depth:
-                decision = self._task.swarm.next(self._peer)
+                decision = swarm.next(self._peer, now_s)
                 if not isinstance(decision, Ask):
                     break
-                run = decision.run
                 self._number += 1
-                self._pending.append(_Pending(self._number, run))
-                requests.append(Request(self._task.content, run.first, run.count))
-            if isinstance(decision, Wait) and not self._pending and not self._task.stopped:
+                asked.append(_Pending(self._number, decision.run))
+                self._pending.append(asked[-1])
+            if isinstance(decision, Wait) and not self._pending:
                 # Under the same lock as the decision: no fact can slip in between.
-                self._task.changed.wait(WAIT_S)
-        if requests:
-            self.asked = True
-            numbers = range(self._number - len(requests) + 1, self._number + 1)
-            frames = map(messages.encode_request, numbers, requests)
+                if self._wake_fd < 0:
+                    self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+                self._task.waiting.add(self)
+        frames = [
+            messages.encode_request(
+                one.number, Request(self._task.content, one.run.first, one.run.count)
+            )
+            for one in asked
+        ]
+        if cancelled:
+            frames.append(messages.encode_request(0, Cancel(tuple(cancelled))))
+        if frames:
+            self.asked = self.asked or bool(asked)
             self._send(b"".join(frames))
         return decision
+
+    def _cancel_unneeded(self) -> list[int]:
+        """Mark the requests that others have answered; the oldest is under way already."""
+        numbers = []
+        for pending in itertools.islice(self._pending, 1, None):
+            if not pending.cancelled and self._task.swarm.unneeded(self._peer, pending.run):
+                pending.cancelled = True
+                numbers.append(pending.number)
+        return numbers
+
+    def _wait(self, seconds: float) -> None:
+        """Until a fact wakes it, the peer tells news, or the time is over."""
+        link = self._connected()
+        poll = select.poll()
+        poll.register(link.fileno(), select.POLLIN)
+        poll.register(self._wake_fd, select.POLLIN)
+        ready = {fd for fd, _ in poll.poll(seconds * 1000)}
+        if self._wake_fd in ready:
+            os.eventfd_read(self._wake_fd)
+        if link.fileno() in ready:
+            message = link.receive_frame(self._limits.frame_bytes_max)
+            if not self._is_news(message):
+                messages.parse_reply(0, message)  # an error that ends the connection
+                raise BadRequest("answered something that was not asked")
 
     def _fetch_manifest(self) -> None:
         self.asked = True
@@ -186,7 +274,7 @@ class Source:
         finally:
             with self._task.changed:
                 self._task.swarm.manifest_ended(self._peer)
-                self._task.changed.notify_all()
+                self._task.wake()
 
     # -- receiving --------------------------------------------------------------------------------
 
@@ -196,41 +284,63 @@ class Source:
         if store is None:
             raise AssertionError("a run was asked for before the content was described")
         run = pending.run
-        right = run.first
         try:
             result = messages.parse_reply(pending.number, self._frame())
             spans = list(store.manifest.pieces.spans(run.first, run.count))
             expected = sum(span.length for span in spans)
-            if result.get("bytes") != expected:
-                raise BadRequest(
-                    f"announced {result.get('bytes')!r} bytes for run {run} of {expected}"
-                )
-            if not self._buffer:
-                size = max(store.manifest.piece_bytes, BUFFER_BYTES_MIN)
-                self._buffer = memoryview(bytearray(size))
-            for batch, size in _batches(spans, len(self._buffer)):
-                self._receive(self._buffer[:size])
-                self.bytes_payload += size
-                place = 0
+            announced = result.get("bytes")
+            if pending.cancelled and announced == 0:
+                return
+            if announced != expected:
+                raise BadRequest(f"announced {announced!r} bytes for run {run} of {expected}")
+            self._receive_pieces(store, run, spans)
+        except messages.Answered as error:
+            if not isinstance(error.error, Busy):
+                raise messages.Answered(error.error, f"said it has pieces {run} and ") from error
+            with self._task.changed:
+                until_s = time.monotonic() + (error.error.retry_after_s or BUSY_S)
+                self._task.swarm.busy(self._peer, until_s)
+        finally:
+            self._pending.popleft()
+            self._end_run(run)
+
+    def _receive_pieces(self, store: Store, run: Run, spans: list[Span]) -> None:
+        if not self._buffer:
+            size = max(store.manifest.piece_bytes, BUFFER_BYTES_MIN)
+            self._buffer = memoryview(bytearray(size))
+        for batch, size in _batches(spans, len(self._buffer)):
+            self._task.down.wait(size, self._task.pause)
+            self._receive(self._buffer[:size])
+            self.bytes_payload += size
+            place = right = 0
+            try:
                 for span in batch:
                     data = self._buffer[place : place + span.length]
                     if not store.put(span, data):
                         raise BadRequest(f"sent wrong bytes for piece {span.piece}")
                     place += span.length
-                    right = span.piece + 1
-                    self.bytes_verified += span.length
-        finally:
-            self._pending.popleft()
-            self._end_run(run, right)
+                    right += 1
+            finally:
+                if right:
+                    self._bring(run, batch[0].piece, right, place)
 
-    def _end_run(self, run: Run, right: int) -> None:
-        """Verified up to ``right``; the rest of the run is free again."""
+    def _bring(self, run: Run, first: int, count: int, size: int) -> None:
+        """These pieces of a run are on disk."""
+        self.bytes_verified += size
         with self._task.changed:
             swarm = self._task.swarm
-            swarm.verified(run.first, right - run.first)
-            swarm.ended(self._peer, run)
-            if right < run.end or swarm.done:
-                self._task.changed.notify_all()
+            swarm.arrived(self._peer, run, first, count, time.monotonic())
+            if swarm.done:
+                self._task.wake()
+        self._task.gained(first, count)
+
+    def _end_run(self, run: Run) -> None:
+        """What did not come is free again."""
+        with self._task.changed:
+            free_before = self._task.swarm.free_count
+            self._task.swarm.ended(self._peer, run)
+            if self._task.swarm.free_count != free_before:
+                self._task.wake()
 
     # -- frames -----------------------------------------------------------------------------------
 
@@ -248,7 +358,28 @@ class Source:
         self._connected().send(data)
 
     def _frame(self) -> messages.Result:
-        return self._connected().receive_frame(self._limits.frame_bytes_max)
+        """The next frame that is no news."""
+        while self._is_news(message := self._connected().receive_frame(self._frame_bytes_max)):
+            pass
+        return message
+
+    def _is_news(self, message: messages.Result) -> bool:
+        """Take news of pieces. A piece is told once, so a flood of them breaks the protocol."""
+        runs = messages.parse_news(message, self._task.content)
+        if runs is None:
+            return False
+        store = self._task.store
+        count = store.manifest.pieces.count if store is not None else PIECES_MAX
+        self._told_pieces += sum(run.count for run in runs)
+        if self._told_pieces > count:
+            raise BadRequest(f"told of {self._told_pieces} pieces of {count}")
+        with self._task.changed:
+            for run in runs:
+                self._task.swarm.told(self._peer, run.first, run.count)
+            for other in self._task.waiting:
+                if other._peer == self._peer:
+                    other.wake()
+        return True
 
     def _receive(self, view: memoryview) -> None:
         self._connected().receive_into(view)

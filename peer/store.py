@@ -48,9 +48,17 @@ from peer.manifest import Kind, Manifest
 from peer.partial import Partial, create
 from peer.pieces import Span
 from peer.ranges import Ranges
-from peer.resume import Candidate, Stopped, hash_candidates, pieces_below, pieces_with_data
+from peer.resume import (
+    Candidate,
+    Stopped,
+    hash_candidates,
+    lacking_by_hash,
+    pieces_below,
+    pieces_in_partial,
+)
+from peer.scan import Scanned, SourceFile
 from peer.selection import select
-from tracker_raft.errors import Damaged, LocalError, NotFound
+from tracker_raft.errors import BadRequest, Damaged, LocalError, NotFound
 
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -102,6 +110,8 @@ class Store:
         self._unwritable = False
         check_destination(destination, update=update)
         check_names(manifest, self.part)
+        self.bytes_at_start = 0
+        """Of the pieces that were here already."""
         self._partial = Partial(self.part, destination, manifest, self.selected)
         with explained(f"write {destination}"):
             found = self._partial.allocated()
@@ -112,6 +122,8 @@ class Store:
                 failpoints.reach("partial.made")
                 self._take_up(bool(found), stopped)
                 failpoints.reach("resume.checked")
+                pieces = manifest.pieces
+                self.bytes_at_start = sum(pieces.bytes_of(a, b - a) for a, b in self._have)
             except BaseException as error:
                 self._end(keep=bool(found))
                 if isinstance(error, Stopped):
@@ -153,8 +165,7 @@ class Store:
                 self._unwritable = self._unwritable or error.errno in _NO_SPACE
                 raise
         failpoints.reach("piece.written")
-        with self._lock:
-            self._have.add(span.piece, span.piece + 1)
+        self._add(span)
         failpoints.reach("piece.told")
         return True
 
@@ -276,6 +287,20 @@ class Store:
         kept = self._finished_ns is None and not self._unwritable and self._have.count
         return self.part if kept else None
 
+    def scanned(self) -> Scanned:
+        """The finished content as if it had been scanned, to be shared from where it is.
+
+        Raises :class:`LocalError` when a file is gone, :class:`BadRequest` for a part of a tree.
+        """
+        if not self.selected.whole:
+            raise BadRequest("only a part of it was fetched")
+        sources = []
+        with explained(f"share {self.destination}"):
+            for entry in self.manifest.files:
+                place = self._prefix + entry.path
+                sources.append(SourceFile(place, entry.size, os.lstat(place).st_mtime_ns))
+        return Scanned(self.manifest, tuple(sources))
+
     def what_is_kept(self) -> str:
         """To be put behind an error: what a later fetch will find, or nothing."""
         with self._lock:
@@ -297,52 +322,34 @@ class Store:
 
     def _take_up(self, found: bool, stopped: Callable[[], bool]) -> None:
         """Find the pieces that are here already, and those that the old destination has."""
-        manifest, piece_bytes = self.manifest, self.manifest.piece_bytes
-        pieces = manifest.pieces
-
-        def in_partial() -> Iterator[Candidate]:
-            for file in self.selected.files:
-                entry, first = manifest.files[file], pieces.pieces_of(file).first
-                yield from pieces_with_data(
-                    self._prefix + entry.path, first, entry.size, piece_bytes
-                )
+        manifest, files = self.manifest, self.selected.files
 
         def known(candidate: Candidate, _: memoryview, digest: bytes) -> None:
-            span = next(pieces.spans(candidate.piece, 1))
+            span = next(manifest.pieces.spans(candidate.piece, 1))
             if digest == manifest.hash_of(span.file, span.piece_of_file):
-                with self._lock:
-                    self._have.add(span.piece, span.piece + 1)
+                self._add(span)
 
         if found:
-            hash_candidates(in_partial(), piece_bytes, known, stopped)
-        if self._update and exists(self.destination):
-            self._adopt(stopped)
-
-    def _adopt(self, stopped: Callable[[], bool]) -> None:
-        """Copy the pieces that the old destination has, wherever they lie in it."""
-        manifest = self.manifest
-        lacking: dict[bytes, list[Span]] = {}
-        for start, end in self.selected.pieces:
-            for span in manifest.pieces.spans(start, end - start):
-                if span.piece not in self._have:
-                    digest = manifest.hash_of(span.file, span.piece_of_file)
-                    lacking.setdefault(digest, []).append(span)
+            left = pieces_in_partial(manifest, self._prefix, files)
+            hash_candidates(left, manifest.piece_bytes, known, stopped)
+        if not self._update or not exists(self.destination):
+            return
+        lacking = lacking_by_hash(manifest, self.selected.pieces, self._have)
 
         def copy(_: Candidate, data: memoryview, digest: bytes) -> None:
             with self._lock:
                 spans = lacking.pop(digest, [])
             for span in spans:
                 self._write(span, data)
-                with self._lock:
-                    self._have.add(span.piece, span.piece + 1)
+                self._add(span)
                 failpoints.reach("resume.adopted")
 
-        hash_candidates(
-            pieces_below(self.destination, manifest.piece_bytes),
-            manifest.piece_bytes,
-            copy,
-            stopped,
-        )
+        old = pieces_below(self.destination, manifest.piece_bytes)
+        hash_candidates(old, manifest.piece_bytes, copy, stopped)
+
+    def _add(self, span: Span) -> None:
+        with self._lock:
+            self._have.add(span.piece, span.piece + 1)
 
     def _open_large(self, file: int) -> int:
         """Open a file of several pieces, with its full size reserved on disk."""

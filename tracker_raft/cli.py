@@ -286,8 +286,15 @@ def _attach(data_dir: Path | None) -> Cluster:
 
 
 def _pick(cluster: Cluster, word: str) -> str:
-    """The node meant by an id or by ``leader``. :class:`click.UsageError` for an unknown one."""
+    """The node meant by an id or by ``leader``.
+
+    :class:`click.UsageError` for an unknown one, :class:`LocalError` when nobody leads.
+    """
     if word == "leader":
+        reports = cluster.reports()
+        if sum(report.alive and not report.paused for report in reports) <= len(reports) // 2:
+            # Nobody can be elected: waiting for it would be for nothing.
+            raise LocalError(f"no leader: {'; '.join(map(str, reports))}")
         return cluster.leader()
     if word not in cluster.nodes:
         raise click.UsageError(f"no node {word!r}; the nodes are {', '.join(cluster.nodes)}")

@@ -164,10 +164,14 @@ def _addresses(source: str, text: str) -> list[str]:
     return list(dict.fromkeys(addresses))
 
 
-def _last_file() -> Path:
+def state_dir() -> Path:
+    """Where this user's commands remember what they did; it may not exist yet."""
     named = os.environ.get(STATE_DIR_ENV)
-    directory = Path(named) if named else platformdirs.user_state_path(APP)
-    return directory / "last.json"
+    return Path(named) if named else platformdirs.user_state_path(APP)
+
+
+def _last_file() -> Path:
+    return state_dir() / "last.json"
 
 
 def remember_cluster(data_dir: Path) -> None:

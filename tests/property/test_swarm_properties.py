@@ -15,121 +15,189 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from peer.limits import PeerLimits
 from peer.pieces import PieceMap, Run
-from peer.ranges import Ranges
-from peer.swarm import Ask, AskManifest, Done, GiveUp, Swarm, Wait
+from peer.ranges import Ranges, first_common
+from peer.swarm import Ask, AskManifest, Done, GiveUp, Rest, Swarm, Wait
 
 PIECE = 64
+NOW_S = 100.0
 LIMITS = dataclasses.replace(
     PeerLimits(),
     run_bytes_target=4 * PIECE,
     run_bytes_max=6 * PIECE,
     run_pieces_max=5,
     requests_in_flight_max=3,
+    requests_in_flight_crowd=2,
+    many_peers=3,
+    endgame_bytes_max=2 * PIECE,
 )
 PEERS = ("a", "b", "c")
 peers = st.sampled_from(PEERS)
 
 
+@dataclasses.dataclass
+class Asked:
+    """A request as the model remembers it; ``owns``: the pieces that are nobody else's."""
+
+    run: Run
+    owns: set[int]
+    got: int = 0
+
+
 class SwarmModel(RuleBasedStateMachine):
-    """Keeps, beside the brain, who was asked for what, in plain sets."""
+    """Keeps, beside the brain, who was asked for what, in plain sets; time passes as it likes."""
 
     @initialize(sizes=st.lists(st.integers(0, 9 * PIECE), max_size=8), seed=st.integers(0, 2**32))
     def begin(self, sizes: list[int], seed: int) -> None:
         self.pieces = PieceMap(sizes, PIECE)
         self.swarm = Swarm(LIMITS, random.Random(seed))
         self.swarm.described(self.pieces)
+        self.now_s = NOW_S
         self.verified: set[int] = set()
-        self.asked: dict[str, list[Run]] = {}
+        self.asked: dict[str, list[Asked]] = {}
         self.has: dict[str, set[int]] = {}
         self.useless: set[str] = set()
+        self.taken = 0
+        self.doubled = 0
 
-    def in_flight(self) -> list[int]:
-        return [p for runs in self.asked.values() for run in runs for p in run_pieces(run)]
+    def owned(self) -> set[int]:
+        """What belongs to some request."""
+        sets = [asked.owns for all_asked in self.asked.values() for asked in all_asked]
+        assert sum(map(len, sets)) == len(set().union(*sets)), "a piece belongs to two requests"
+        return set().union(*sets)
+
+    def free(self) -> set[int]:
+        return set(range(self.pieces.count)) - self.verified - self.owned()
+
+    @rule(seconds=st.sampled_from([0.0, 0.01, 0.3, 5.0]))
+    def pass_time(self, seconds: float) -> None:
+        self.now_s += seconds
 
     @rule(peer=peers, holes=st.sets(st.integers(0, 80)))
     def connect(self, peer: str, holes: set[int]) -> None:
         everything = set(range(self.pieces.count))
-        self.has[peer] = everything - holes if holes else everything
-        ranges = Ranges(*((p, p + 1) for p in self.has[peer])) if holes else None
-        self.swarm.connected(peer, ranges)
+        has = everything - holes if holes else everything
+        self.has[peer] = self.has.get(peer, set()) | has if peer in self.asked else has
+        self.swarm.connected(peer, Ranges(*((p, p + 1) for p in has)) if holes else None)
         self.asked.setdefault(peer, [])
+
+    @rule(peer=peers, first=st.integers(0, 80), count=st.integers(1, 9))
+    def tell(self, peer: str, first: int, count: int) -> None:
+        if peer in self.asked and first + count <= self.pieces.count:
+            self.swarm.told(peer, first, count)
+            self.has[peer] |= set(range(first, first + count))
 
     @rule(peer=peers)
     def next(self, peer: str) -> None:
-        decision = self.swarm.next(peer)
-        free = set(range(self.pieces.count)) - self.verified - set(self.in_flight())
-        room = len(self.asked.get(peer, ())) < LIMITS.requests_in_flight_max
-        could = peer in self.asked and room and bool(free & self.has[peer])
+        decision = self.swarm.next(peer, self.now_s)
         if len(self.verified) == self.pieces.count:
             assert decision == Done()
         elif peer in self.useless:
             assert isinstance(decision, GiveUp)
-        elif could:
-            assert isinstance(decision, Ask)
-            wanted = set(run_pieces(decision.run))
-            assert wanted and wanted <= free & self.has[peer]
-            assert decision.run.count <= LIMITS.run_pieces_max
-            size = self.pieces.bytes_of(decision.run.first, decision.run.count)
-            assert size <= LIMITS.run_bytes_target or decision.run.count == 1
-            self.asked[peer].append(decision.run)
+        elif not isinstance(decision, Ask):
+            assert isinstance(decision, Wait | Rest)
+            useful = peer in self.asked and self.free() & self.has[peer]
+            assert not (useful and len(self.asked[peer]) < 2), "there was room, and nothing asked"
         else:
-            assert decision == Wait()
+            self.ask(peer, decision.run)
 
-    @rule(peer=peers, place=st.integers(0, 2), delivered=st.integers(0, 5))
-    def end_run(self, peer: str, place: int, delivered: int) -> None:
-        runs = self.asked.get(peer, [])
-        if place < len(runs):
-            run = runs.pop(place)
-            right = list(run_pieces(run))[:delivered]
-            if right:
-                self.swarm.verified(run.first, len(right))
-                self.verified.update(right)
+    def ask(self, peer: str, run: Run) -> None:
+        wanted = set(run_pieces(run))
+        assert wanted and wanted <= self.has[peer]
+        assert run.count <= LIMITS.run_pieces_max
+        size = self.pieces.bytes_of(run.first, run.count)
+        assert size <= LIMITS.run_bytes_target or run.count == 1
+        crowd = len(self.asked) >= LIMITS.many_peers
+        bound = LIMITS.requests_in_flight_crowd if crowd else LIMITS.requests_in_flight_max
+        assert len(self.asked[peer]) < bound
+        owns = wanted
+        if not wanted <= self.free():
+            assert not wanted & self.free()
+            assert not self.asked[peer], "only who has nothing to do takes from others"
+            stolen = self.swarm.pieces_stolen - self.taken
+            self.taken = self.swarm.pieces_stolen
+            if stolen:
+                assert stolen == run.count
+                owner = [a for asked in self.asked.values() for a in asked if wanted <= a.owns]
+                assert len(owner) == 1
+                assert max(owner[0].owns) == max(wanted), "stolen from the end"
+                owner[0].owns -= wanted
+            else:
+                self.doubled += 1
+                assert self.swarm.pieces_doubled == self.doubled
+                assert run.count == 1 and not self.free() and not wanted & self.verified
+                owns = set()
+        assert not owns & self.verified
+        self.asked[peer].append(Asked(run, owns))
+        extra = sum(not a.owns and not a.got for asked in self.asked.values() for a in asked)
+        assert extra or owns
+
+    @rule(peer=peers, place=st.integers(0, 2), count=st.integers(1, 5))
+    def arrive(self, peer: str, place: int, count: int) -> None:
+        """The next pieces of a request."""
+        all_asked = self.asked.get(peer, [])
+        if place < len(all_asked):
+            asked = all_asked[place]
+            came = list(run_pieces(asked.run))[asked.got : asked.got + count]
+            if came:
+                self.swarm.arrived(peer, asked.run, came[0], len(came), self.now_s)
+                asked.got += len(came)
+                self.verified.update(came)
+                for other in [a for every in self.asked.values() for a in every]:
+                    other.owns -= set(came)
+
+    @rule(peer=peers, place=st.integers(0, 2))
+    def end_run(self, peer: str, place: int) -> None:
+        all_asked = self.asked.get(peer, [])
+        # Of two requests for the same run the older one is answered first.
+        if place < len(all_asked):
+            run = all_asked[place].run
+            first = next(asked for asked in all_asked if asked.run == run)
+            all_asked.remove(first)
             self.swarm.ended(peer, run)
 
     @rule(peer=peers, fate=st.sampled_from(["lost", "ban", "refused"]))
     def part(self, peer: str, fate: str) -> None:
-        # An honest peer is left, so that a download can always end.
-        if fate == "lost" or peer == "c":
+        if fate == "lost":
             self.swarm.lost(peer)
-        elif fate == "ban":
-            self.swarm.ban(peer, "lied")
-            self.useless.add(peer)
         else:
-            self.swarm.refused(peer, "refused")
+            getattr(self.swarm, fate)(peer, "a reason")
             self.useless.add(peer)
         self.asked.pop(peer, None)
 
-    @rule(peer=peers, run=st.builds(Run, st.integers(0, 80), st.integers(1, 5)))
-    def stray_news(self, peer: str, run: Run) -> None:
-        """News of a run that this peer was never asked for changes nothing."""
-        if run not in self.asked.get(peer, ()):
-            self.swarm.ended(peer, run)
+    @rule(peer=peers)
+    def end_what_was_never_asked(self, peer: str) -> None:
+        self.swarm.ended(peer, Run(10_000, 1))
 
     @invariant()
     def agrees_with_the_model(self) -> None:
         if not hasattr(self, "swarm"):
             return
-        flight = self.in_flight()
-        assert len(flight) == len(set(flight)), "a piece is asked for twice"
+        assert self.swarm.free_count == len(self.free()), "a piece is lost, or free and asked for"
         missing = {p for start, end in self.swarm.missing() for p in range(start, end)}
         assert missing == set(range(self.pieces.count)) - self.verified
         assert self.swarm.done == (not missing)
+        assert self.swarm.bytes_verified == sum(
+            self.pieces.bytes_of(piece, 1) for piece in self.verified
+        )
+        for piece in range(self.pieces.count):
+            having = sum(piece in self.has[peer] for peer in self.asked)
+            assert self.swarm.availability(piece) == having, f"piece {piece}"
 
     def teardown(self) -> None:
-        """From any state, one honest peer that has all finishes the download."""
+        """From any state, one honest peer that has all finishes the download, though the others
+        go on holding what they were asked for."""
         if not hasattr(self, "swarm"):
             return
-        for peer in PEERS[:2]:
-            self.swarm.lost(peer)
-        self.swarm.lost("c")
-        self.swarm.connected("c")
-        for _ in range(self.pieces.count + 1):
-            decision = self.swarm.next("c")
+        self.swarm.connected("honest")
+        for _ in range(20 * self.pieces.count + 20):
+            decision = self.swarm.next("honest", self.now_s)
+            self.now_s += LIMITS.steal_after_s
             if decision == Done():
                 return
-            assert isinstance(decision, Ask)
-            self.swarm.verified(decision.run.first, decision.run.count)
-            self.swarm.ended("c", decision.run)
+            if isinstance(decision, Ask):
+                run = decision.run
+                self.swarm.arrived("honest", run, run.first, run.count, self.now_s)
+                self.swarm.ended("honest", run)
         raise AssertionError(f"not done: {self.swarm!r}")
 
 
@@ -147,7 +215,7 @@ def test_the_manifest_is_asked_of_one_at_a_time(order: list[str], drops: set[int
     asked: str | None = None
     for step, peer in enumerate(order):
         swarm.connected(peer)
-        decision = swarm.next(peer)
+        decision = swarm.next(peer, NOW_S)
         assert decision == (AskManifest() if asked is None else Wait())
         asked = asked or peer
         if step in drops:
@@ -187,6 +255,12 @@ def test_an_overlap_is_an_intersection(
     both = {p for a, b in left.overlap(right) for p in range(a, b)}
     assert both == {p for p in range(61) if p in left and p in right}
     assert left.overlap(right).count == len(both)
+    assert left.minus(right) == Ranges(
+        *((p, p + 1) for p in range(60) if p in left and p not in right)
+    )
+    assert left.plus(right) == Ranges(*((p, p + 1) for p in range(60) if p in left or p in right))
+    first = first_common([left, right], 0, 60)
+    assert first == (None if not both else left.overlap(right).nth(0))
 
 
 @given(st.binary(max_size=5), st.integers(0, 50))

@@ -222,7 +222,12 @@ def test_the_life_of_a_detached_cluster(p2p: Command, detached: dict[str, Any]) 
     assert "paused" in p2p("status").stdout
     assert p2p("resume", follower).stdout == f"resumed {follower} (pid {pids[follower]})\n"
 
-    assert p2p("kill", "leader").stdout == f"killed {leader} (pid {pids[leader]})\n"
+    killed = p2p("kill", "leader").stdout
+    leader = killed.split()[1]  # it may have moved while a follower was paused
+    assert killed == f"killed {leader} (pid {pids[leader]})\n"
+    up_of_two = p2p("up", 3, "--data-dir", detached["data_dir"])
+    assert up_of_two.returncode == 1
+    assert f"nothing was done; restart {leader} to mend it" in up_of_two.stderr
     again = p2p("kill", leader)
     assert (again.returncode, again.stderr) == (
         1,
@@ -240,10 +245,15 @@ def test_the_life_of_a_detached_cluster(p2p: Command, detached: dict[str, Any]) 
     assert (down.stdout, down.returncode) == ("stopped n1, n2, n3\n", 0)
     assert p2p("down").stdout == "no node was running\n"
     assert "leader: none" in p2p("status").stdout
+    nobody = p2p("kill", "leader")
+    assert (nobody.returncode, nobody.stderr) == (
+        1,
+        "error: no leader: n1: down; n2: down; n3: down\n",
+    )
 
     other_size = p2p("up", 5, "--data-dir", detached["data_dir"])
     assert other_size.returncode == 2
-    assert "found 3 nodes" in other_size.stderr and "asked for 5" in other_size.stderr
+    assert "found 3 nodes" in other_size.stderr and "asked for 5; a new" in other_size.stderr
     back = p2p("up", 3, "--detach", "--json", "--data-dir", detached["data_dir"])
     endpoints = [row["endpoint"] for row in json.loads(back.stdout)["nodes"]]
     assert endpoints == [row["endpoint"] for row in detached["nodes"]]
@@ -381,6 +391,8 @@ def test_obstacles_are_status_1_and_leave_nothing(p2p: Command, tmp_path: Path) 
     (tmp_path / "file").touch()
     done = p2p("up", 3, "--data-dir", tmp_path / "file" / "c")
     assert (done.returncode, "Not a directory" in done.stderr) == (1, True)
+    done = p2p("up", 3, "--data-dir", tmp_path / "file")
+    assert (done.returncode, "file cannot be used: it is not a directory" in done.stderr) == (1, 1)
 
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.tex").touch()

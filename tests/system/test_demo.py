@@ -40,6 +40,8 @@ def check(report: dict[str, Any]) -> None:
     assert [peer["equal"] for peer in report["peers"]] == [True] * 3
     assert report["new_leader"] != report["leader_killed"]
     assert report["failover_ms"] > 0
+    assert report["from_seeder"] + report["from_peers"] >= 3 * report["bytes"]
+    assert report["from_seeder"] >= report["bytes"]
     assert report["writes_acknowledged"] > 1
     assert report["writes_lost"] == 0
 
@@ -124,7 +126,7 @@ def test_without_room_for_the_copies_nothing_is_started(
 
 def test_a_file_that_is_not_there_is_wrong_use(tmp_path: Path) -> None:
     """Broken: a typing error starts a cluster before it is noticed."""
-    for path in (tmp_path / "missing", tmp_path):
+    for path, reason in ((tmp_path / "missing", "no such file"), (tmp_path, "not a regular file")):
         done = CliRunner().invoke(demo.demo, ["--file", str(path)])
         assert done.exit_code == 2
-        assert f"--file {path}: no such file" in " ".join(done.stderr.split())
+        assert f"--file {path}: {reason}" in " ".join(done.stderr.split())

@@ -33,6 +33,7 @@ def trackers(monkeypatch: pytest.MonkeyPatch) -> FakeClient:
 @pytest.fixture
 def run(trackers: FakeClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("P2P_STATE_DIR", str(tmp_path / "state"))
 
     def invoke(*words: str) -> Result:
         return CliRunner().invoke(cli.main, [*words, *TRACKERS])
@@ -62,8 +63,18 @@ def test_get_tells_a_script_what_it_did(run: Run, shared: Peer, tmp_path: Path) 
     result = run("get", "models/a", "-o", "copy", "--json", "--durable")
     told = json.loads(result.stdout)
     assert told.pop("seconds") >= 0
-    assert told.pop("content") == next(iter(shared._contents)).hex()
-    assert told == {"path": str(tmp_path / "copy"), "bytes": 7000, "peers": 1, "banned": []}
+    assert told.pop("content") == next(iter(shared._serving.contents)).hex()
+    assert told.pop("peer")
+    assert told == {
+        "event": "done",
+        "path": str(tmp_path / "copy"),
+        "bytes": 7000,
+        "peers": 1,
+        "banned": [],
+        "taken": {"one": 7000},
+        "kept": 0,
+        "already_there": False,
+    }
     assert result.stderr == ""
 
 
@@ -77,7 +88,6 @@ def test_failures_are_one_line_and_status_1(run: Run, shared: Peer, tmp_path: Pa
         (("get", "00" * 32), "say where to write it"),
         (("get", "models/a", "-o", "none/x"), "none is not a directory"),
         (("share", "nope"), "nope: No such file"),
-        (("share", "model.bin", "--name", "a@v1"), "'@'"),
         (("rm", "nope"), "no file 'nope'"),
         (("peers", "nope"), "no file 'nope'"),
     ]
@@ -97,11 +107,34 @@ def test_wrong_use_is_status_2(run: Run, tmp_path: Path) -> None:
         ("get",),
         ("get", "a", "--timeout", "0"),
         ("share", "f", "--listen", "nonsense"),
+        ("share", "f", "--name", "a@v1"),
+        ("share", "f", "--up", "fast"),
+        ("get", "a", "--include", "..", "-o", "x"),
+        ("get", "a", "--seed", "--include", "b"),
         ("share", "f", "--listen", "0.0.0.0:0", "--advertise", "10.0.0.1"),
         ("share", "f", "--listen", "0.0.0.0:0", "--insecure"),
         ("dance",),
+        ("get", "a", "--timeout", "nan"),
     ):
         assert run(*words).exit_code == 2, words
+
+
+def test_a_name_that_cannot_be_is_wrong_use(run: Run, tmp_path: Path) -> None:
+    """Broken if a script takes a mistyped name for trackers or peers that failed."""
+    (tmp_path / "me@host").touch()
+    cases = [
+        (("share", "me@host", "--name", "a@v1"), "Invalid value for '--name': name 'a@v1'"),
+        (("share", "me@host"), "version; give one with --name"),
+        (("share", "/"), "name has 0 bytes, expected 1 to 512; give one with --name"),
+        (("get", ""), "Invalid value for 'NAME|ID': name has 0 bytes, expected 1 to 512"),
+        (("get", "../x"), "'..' segment"),
+        (("peers", "a@"), "'@'"),
+        (("rm", "a@b@v1"), "'@'"),
+    ]
+    for words, reason in cases:
+        result = run(*words)
+        assert (result.exit_code, result.stdout) == (2, ""), (words, result.output)
+        assert reason in " ".join(result.stderr.split()), words
 
 
 def test_ls_peers_and_rm(run: Run, shared: Peer) -> None:
@@ -111,14 +144,14 @@ def test_ls_peers_and_rm(run: Run, shared: Peer) -> None:
     assert json.loads(run("ls", "other", "--json").stdout) == []
     row = run("peers", "models/a").stdout.splitlines()[1].split()
     assert row == ["one", str(shared.address), "all", "rack-1"]
-    content = next(iter(shared._contents)).hex()
+    content = next(iter(shared._serving.contents)).hex()
     told = json.loads(run("peers", content, "--json").stdout)
     assert (told["content"], told["total"], told["peers"][0]["peer"]) == (content, 1, "one")
     assert run("rm", "models/a").stdout.startswith("removed models/a@v1  ")
     assert run("ls").stdout.splitlines() == ["name  version  size  content"]
 
 
-@pytest.mark.parametrize("word", ["share", "get", "ls", "peers", "rm"])
+@pytest.mark.parametrize("word", ["share", "get", "ls", "peers", "rm", "downloads"])
 def test_help_shows_an_example(word: str) -> None:
     """Broken if --help leaves a beginner alone."""
     result = CliRunner().invoke(cli.main, [word, "--help"])
@@ -177,6 +210,6 @@ def test_progress_without_a_terminal_is_lines(
 
 def test_sizes_are_for_people() -> None:
     """Broken if 999 bytes are shown as 1.0 kB, or terabytes as a row of digits."""
-    sizes = [0, 999, 1000, 1_536_000, 2 * 10**12, 5 * 10**18]
-    expected = ["0 bytes", "999 bytes", "1.0 kB", "1.5 MB", "2.0 TB", "5000.0 PB"]
+    sizes = [0, 1, 999, 1000, 1_536_000, 2 * 10**12, 5 * 10**18]
+    expected = ["0 bytes", "1 byte", "999 bytes", "1.0 kB", "1.5 MB", "2.0 TB", "5000.0 PB"]
     assert [display.size(size) for size in sizes] == expected

@@ -11,7 +11,7 @@ from fake_client import FakeClient
 from peer_world import wait_until
 
 import peer as package
-from peer import Peer, node
+from peer import Peer, node, serving
 from peer.lease import Lease
 from tracker_raft.config import Address
 from tracker_raft.errors import BadRequest, Conflict, LocalError, NotFound, NoTracker
@@ -119,6 +119,25 @@ def test_trackers_that_are_away_do_not_hold_up_the_end(
         peer.share(tmp_path / "f")
 
 
+def test_a_share_in_vain_waits_a_second_at_most_for_trackers_that_are_away(
+    trackers: FakeClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Broken if Ctrl-C takes seconds while the trackers do not answer."""
+    (tmp_path / "f").touch()
+    deadlines_s: list[float | None] = []
+
+    def leave(peer: str, content: bytes = b"", *, deadline_s: float | None = None) -> int:
+        deadlines_s.append(deadline_s)
+        raise NoTracker("no tracker answered")
+
+    trackers.away = True
+    monkeypatch.setattr(trackers, "leave", leave)
+    with Peer(client=trackers) as peer, pytest.raises(NoTracker):
+        peer.share(tmp_path / "f")
+    assert deadlines_s
+    assert all(deadline_s is not None and deadline_s <= 1 for deadline_s in deadlines_s)
+
+
 def test_a_lease_is_renewed_and_opened_anew(trackers: FakeClient) -> None:
     """Broken if a long share disappears after a minute, or after the trackers were away."""
     before = threading.active_count()
@@ -171,7 +190,7 @@ def test_settings_that_cannot_be_are_refused_at_once(
 )
 def test_bind_and_advertised_addresses_are_separate(advertise: str | None, told: str) -> None:
     """Broken if a peer behind an address translation cannot be reached."""
-    assert str(node._advertised(advertise, Address("127.0.0.1", 5))) == told
+    assert str(serving.advertised(advertise, Address("127.0.0.1", 5))) == told
 
 
 def test_the_functions_of_the_package(

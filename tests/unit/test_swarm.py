@@ -1,4 +1,4 @@
-"""The rules of the swarm brain and the picker, one test each, by their names.
+"""The rules of the swarm brain, one test each, by their names.
 
 If a test here fails, a download asks for a piece twice, forgets one, or trusts a liar.
 """
@@ -6,19 +6,23 @@ If a test here fails, a download asks for a piece twice, forgets one, or trusts 
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import random
+import re
+
+import pytest
 
 from peer.limits import PeerLimits
-from peer.picker import pick
 from peer.pieces import PieceMap, Run
 from peer.ranges import Ranges
-from peer.swarm import Ask, AskManifest, Done, GiveUp, Swarm, Wait
+from peer.swarm import Ask, AskManifest, Done, GiveUp, Rest, Swarm, Wait
+from tracker_raft.errors import BadRequest
 
 PIECE = 1024
+NOW_S = 10_000.0
 LIMITS = dataclasses.replace(
     PeerLimits(), run_bytes_target=4 * PIECE, run_bytes_max=8 * PIECE, run_pieces_max=6
 )
+FEW = Ranges((0, 4))
 
 
 def swarm_of(pieces: int, *peers: str) -> Swarm:
@@ -30,7 +34,7 @@ def swarm_of(pieces: int, *peers: str) -> Swarm:
 
 
 def ask(swarm: Swarm, peer: str) -> Run:
-    decision = swarm.next(peer)
+    decision = swarm.next(peer, NOW_S)
     assert isinstance(decision, Ask), decision
     return decision.run
 
@@ -38,7 +42,7 @@ def ask(swarm: Swarm, peer: str) -> Run:
 def ask_all(swarm: Swarm, peer: str) -> list[Run]:
     """Everything the peer may be asked for now."""
     runs = []
-    while isinstance(decision := swarm.next(peer), Ask):
+    while isinstance(decision := swarm.next(peer, NOW_S), Ask):
         runs.append(decision.run)
     return runs
 
@@ -48,7 +52,16 @@ def numbers(runs: list[Run]) -> list[int]:
 
 
 def deliver(swarm: Swarm, peer: str, run: Run) -> None:
-    swarm.verified(run.first, run.count)
+    swarm.arrived(peer, run, run.first, run.count, NOW_S)
+    swarm.ended(peer, run)
+
+
+def pace(swarm: Swarm, peer: str, bytes_s: float) -> None:
+    """Let ``peer`` deliver one run at this rate, up to now."""
+    decision = swarm.next(peer, NOW_S - 1000)
+    assert isinstance(decision, Ask)
+    run = decision.run
+    swarm.arrived(peer, run, run.first, run.count, NOW_S - 1000 + run.count * PIECE / bytes_s)
     swarm.ended(peer, run)
 
 
@@ -60,15 +73,15 @@ def test_manifest_first() -> None:
     swarm = Swarm(LIMITS, random.Random(1))
     swarm.connected("a")
     swarm.connected("b")
-    assert swarm.next("a") == AskManifest()
-    assert swarm.next("b") == Wait()
+    assert swarm.next("a", NOW_S) == AskManifest()
+    assert swarm.next("b", NOW_S) == Wait()
     assert not swarm.done
     swarm.manifest_ended("a")
-    assert swarm.next("b") == AskManifest()
+    assert swarm.next("b", NOW_S) == AskManifest()
     swarm.lost("b")
-    assert swarm.next("a") == AskManifest()
+    assert swarm.next("a", NOW_S) == AskManifest()
     swarm.manifest_ended("b")  # old news: a is asked now
-    assert swarm.next("c") == Wait()
+    assert swarm.next("c", NOW_S) == Wait()
     swarm.described(PieceMap([PIECE], PIECE))
     assert ask(swarm, "a") == Run(0, 1)
 
@@ -88,27 +101,28 @@ def test_nothing_is_lost_when_a_peer_is() -> None:
     swarm = swarm_of(20, "a", "b")
     asked = ask_all(swarm, "a")
     assert numbers(asked) == list(range(20))
-    assert swarm.next("b") == Wait()
+    assert swarm.next("b", NOW_S) == Wait()
     first = asked[0]
     swarm.verified(first.first, 1)
     swarm.lost("a")
     assert numbers(ask_all(swarm, "b")) == [p for p in range(20) if p != first.first]
-    assert swarm.next("a") == Wait()
+    assert swarm.next("a", NOW_S) == Wait()
     swarm.connected("a")
-    assert swarm.next("a") == Wait()
+    assert swarm.next("a", NOW_S) == Wait()
 
 
 def test_nothing_is_lost_when_a_run_breaks_off() -> None:
     """Broken if one connection of two to a peer takes pieces with it, or those of the other."""
     swarm = swarm_of(8, "a")
-    one, two = ask_all(swarm, "a")
-    swarm.verified(one.first, 3)
+    one, *others = ask_all(swarm, "a")
+    swarm.arrived("a", one, one.first, 1, NOW_S)
     swarm.ended("a", one)
     swarm.ended("a", one)
-    assert swarm.missing().count == 5
-    assert numbers(ask_all(swarm, "a")) == [one.first + 3]
-    deliver(swarm, "a", two)
-    assert swarm.missing() == Ranges((one.first + 3, one.first + 4))
+    assert swarm.missing().count == 7
+    assert numbers(ask_all(swarm, "a")) == list(range(one.first + 1, one.end))
+    for run in others:
+        deliver(swarm, "a", run)
+    assert swarm.missing() == Ranges((one.first + 1, one.end))
 
 
 def test_eight_in_flight() -> None:
@@ -116,9 +130,104 @@ def test_eight_in_flight() -> None:
     swarm = swarm_of(1000, "a", "b")
     runs = ask_all(swarm, "a")
     assert len(runs) == LIMITS.requests_in_flight_max == 8
-    assert isinstance(swarm.next("b"), Ask)
+    assert isinstance(swarm.next("b", NOW_S), Ask)
     deliver(swarm, "a", runs[3])
     assert len(ask_all(swarm, "a")) == 1
+
+
+def test_few_in_flight_in_a_crowd() -> None:
+    """Broken if everybody asks the one seeder for everything before others can have it."""
+    swarm = swarm_of(1000, "a", "b", "c", "d")
+    assert len(ask_all(swarm, "a")) == LIMITS.requests_in_flight_crowd == 3
+
+
+def test_a_slow_peer_is_asked_little_ahead() -> None:
+    """Broken if a peer of a few bytes a second is given megabytes to bring."""
+    swarm = swarm_of(1000, "a", "b")
+    pace(swarm, "a", 2 * PIECE)
+    assert [run.count for run in ask_all(swarm, "a")] == [1, 1]
+    pace(swarm, "b", 1e9)
+    assert len(ask_all(swarm, "b")) == 8
+
+
+def test_runs_by_rate_and_time() -> None:
+    """Broken if a run takes a fast peer no time, or a slow one for ever."""
+    for bytes_s, pieces in ((PIECE, 1), (2 * PIECE / LIMITS.run_s, 2), (1e9, 4)):
+        swarm = swarm_of(1000, "a")
+        pace(swarm, "a", bytes_s)
+        assert ask(swarm, "a").count == pieces
+
+
+def test_stealing() -> None:
+    """Broken if a fast peer stands idle while a slow one has all the work left."""
+    swarm = swarm_of(24, "slow", "fast")
+    pace(swarm, "fast", 1e9)
+    slow = ask_all(swarm, "slow")
+    swarm.arrived("slow", slow[0], slow[0].first, 1, NOW_S + 1)
+    later_s = NOW_S + 1
+    decision = swarm.next("fast", later_s)
+    assert isinstance(decision, Ask)
+    last = slow[-1]
+    assert decision.run.end == last.end, "the end of what comes last is taken first"
+    stolen = numbers([decision.run])
+    while isinstance(decision := swarm.next("fast", later_s), Ask):
+        deliver(swarm, "fast", decision.run)
+        stolen += numbers([decision.run])
+    assert swarm.pieces_stolen == len(set(stolen)) == len(stolen)
+    if slow[0].count > 1:
+        assert slow[0].first + 1 not in stolen, "the piece under way is left to its owner"
+    assert swarm.unneeded("slow", last)
+    assert not swarm.unneeded("slow", slow[0])
+
+
+def test_what_a_silent_peer_has_under_way_is_stolen_too() -> None:
+    """Broken if a paused peer holds the last piece of a download."""
+    swarm = swarm_of(8, "paused", "b")
+    paused = ask_all(swarm, "paused")
+    swarm.verified(0, 0)
+    assert swarm.next("b", NOW_S) == Wait()
+    silent_s = NOW_S + LIMITS.steal_after_s
+    got: list[int] = []
+    while isinstance(decision := swarm.next("b", silent_s), Ask):
+        got += numbers([decision.run])
+        deliver(swarm, "b", decision.run)
+        silent_s += LIMITS.steal_after_s
+    assert sorted(got) == numbers(paused)
+    assert swarm.done
+
+
+def test_nobody_steals_what_comes_in_a_moment() -> None:
+    """Broken if equal peers fetch everything twice."""
+    swarm = swarm_of(24, "a", "b")
+    pace(swarm, "a", 1e8)
+    pace(swarm, "b", 1e8)
+    ask_all(swarm, "a")
+    for run in ask_all(swarm, "b"):
+        deliver(swarm, "b", run)
+    assert swarm.next("b", NOW_S) == Wait()
+
+
+def test_endgame_is_the_last_resort_and_bounded() -> None:
+    """Broken if the end of a download waits for one peer, or doubles its traffic."""
+    limits = dataclasses.replace(LIMITS, endgame_bytes_max=2 * PIECE)
+    swarm = Swarm(limits, random.Random(1))
+    swarm.described(PieceMap([8 * PIECE], PIECE))
+    swarm.connected("a", FEW)
+    ask_all(swarm, "a")
+    late_s = NOW_S + 1
+    for peer in ("b", "c", "d"):
+        swarm.connected(peer, FEW)
+        assert swarm.next(peer, late_s) == Wait(), "there are free pieces, just not for them"
+    swarm.verified(4, 4)
+    assert swarm.next("b", NOW_S) == Wait(), "they may come in a moment"
+    one, two = swarm.next("b", late_s), swarm.next("c", late_s)
+    assert isinstance(one, Ask) and isinstance(two, Ask)
+    assert one.run != two.run
+    assert swarm.next("d", late_s) == Wait()
+    assert swarm.pieces_doubled == one.run.count + two.run.count == 2
+    swarm.ended("b", one.run)
+    assert swarm.missing() == FEW
+    assert not swarm.free_count, "it still belongs to the first one"
 
 
 def test_who_sends_wrong_bytes_is_banned() -> None:
@@ -126,10 +235,10 @@ def test_who_sends_wrong_bytes_is_banned() -> None:
     swarm = swarm_of(8, "a", "b")
     ask_all(swarm, "a")
     swarm.ban("a", "sent wrong bytes for piece 3")
-    assert swarm.next("a") == GiveUp("sent wrong bytes for piece 3")
+    assert swarm.next("a", NOW_S) == GiveUp("sent wrong bytes for piece 3")
     swarm.ban("a", "later trouble")
     swarm.connected("a")
-    assert swarm.next("a") == GiveUp("sent wrong bytes for piece 3")
+    assert swarm.next("a", NOW_S) == GiveUp("sent wrong bytes for piece 3")
     assert dict(swarm.banned) == {"a": "sent wrong bytes for piece 3"}
     assert numbers(ask_all(swarm, "b")) == list(range(8))
 
@@ -139,9 +248,86 @@ def test_a_refusal_ends_a_source() -> None:
     swarm = swarm_of(8, "a", "b")
     ask_all(swarm, "a")
     swarm.refused("a", "answered damaged")
-    assert swarm.next("a") == GiveUp("answered damaged")
+    assert swarm.next("a", NOW_S) == GiveUp("answered damaged")
     assert not swarm.banned
     assert numbers(ask_all(swarm, "b")) == list(range(8))
+
+
+def test_a_busy_peer_is_asked_again_when_it_said() -> None:
+    """Broken if a full peer is asked at once, or never again."""
+    swarm = swarm_of(8, "a")
+    swarm.busy("a", NOW_S + 0.5)
+    assert swarm.next("a", NOW_S) == Wait(0.5)
+    assert isinstance(swarm.next("a", NOW_S + 0.5), Ask)
+
+
+def test_idle_ones_rest() -> None:
+    """Broken if places are held by peers that have nothing to give."""
+    swarm = swarm_of(8)
+    swarm.connected("a", Ranges())
+    assert isinstance(swarm.next("a", NOW_S), Wait)
+    assert swarm.next("a", NOW_S + LIMITS.idle_close_s) == Rest()
+    swarm.told("a", 3, 1)
+    assert swarm.next("a", NOW_S + LIMITS.idle_close_s) == Ask(Run(3, 1))
+
+
+def test_no_tall_tales() -> None:
+    """Broken if a peer can tell of pieces that do not exist."""
+    swarm = swarm_of(8)
+    swarm.connected("a", Ranges((0, 1)))
+    with pytest.raises(BadRequest, match=r"told of pieces 7\+2 of 8"):
+        swarm.told("a", 7, 2)
+    swarm.told("b", 7, 2)  # nobody we know
+    swarm.told("a", 0, 8)
+    swarm.told("a", 0, 8)
+    assert swarm.availability(0) == 1
+    assert swarm.has_of("a") == Ranges((0, 8))
+
+
+def test_a_bitmap_before_the_manifest_is_cut_to_what_there_is() -> None:
+    """Broken if the padding of a bitmap is taken for pieces."""
+    swarm = Swarm(LIMITS, random.Random(1))
+    swarm.connected("a", Ranges((0, 16)))
+    swarm.connected("b", Ranges((2, 16)))
+    swarm.described(PieceMap([9 * PIECE], PIECE))
+    assert [swarm.availability(piece) for piece in range(9)] == [1, 1] + [2] * 7
+    assert swarm.has_of("b") == Ranges((2, 9))
+    swarm.lost("a")
+    assert [swarm.availability(piece) for piece in range(9)] == [0, 0] + [1] * 7
+
+
+def test_manifest_of_a_slow_peer() -> None:
+    """Broken if a peer that is paused before it sent the manifest holds a download."""
+    swarm = Swarm(LIMITS, random.Random(1))
+    swarm.connected("a")
+    swarm.connected("b")
+    assert swarm.next("a", NOW_S) == AskManifest()
+    assert swarm.next("b", NOW_S) == Wait()
+    assert swarm.next("b", NOW_S + LIMITS.manifest_wait_s) == AskManifest()
+    assert swarm.next("a", NOW_S + 2 * LIMITS.manifest_wait_s) == Wait()
+
+
+def test_only_what_is_wanted() -> None:
+    """Broken if unwanted files of a tree are fetched, or a part of one never ends."""
+    swarm = Swarm(LIMITS, random.Random(1))
+    swarm.described(PieceMap([20 * PIECE], PIECE), Ranges((3, 5), (9, 10)))
+    swarm.connected("a")
+    runs = ask_all(swarm, "a")
+    assert numbers(runs) == [3, 4, 9]
+    for run in runs:
+        deliver(swarm, "a", run)
+    assert swarm.done
+    assert swarm.bytes_verified == 3 * PIECE
+
+
+def test_preferred_first() -> None:
+    """Broken if a reader waits for pieces while others are fetched."""
+    swarm = swarm_of(1000, "a")
+    swarm.prefer(500, 6)
+    swarm.prefer(20, 2)
+    assert ask(swarm, "a") == Run(20, 2)
+    assert ask(swarm, "a") == Run(500, 4)
+    assert ask(swarm, "a") == Run(504, 2)
 
 
 def test_done() -> None:
@@ -151,7 +337,7 @@ def test_done() -> None:
         assert not swarm.done
         deliver(swarm, "a", run)
     assert swarm.done
-    assert swarm.next("a") == Done()
+    assert swarm.next("a", NOW_S) == Done()
     assert not swarm.missing()
     assert swarm_of(0).done
 
@@ -161,59 +347,8 @@ def test_the_state_can_be_read() -> None:
     swarm = swarm_of(8, "a")
     ask_all(swarm, "a")
     swarm.ban("b", "lies")
-    assert repr(swarm) == (
-        "<Swarm 0/8 verified, 0 free, asked={'a': ['0+4', '4+4']}, banned=['b']>"
+    assert re.fullmatch(
+        r"<Swarm 0/8 verified, 0 free, asked=\{'a': \[('\d\+\d'(, )?)+\]\}, banned=\['b'\]>",
+        repr(swarm),
     )
     assert repr(Swarm(LIMITS, random.Random(1))).startswith("<Swarm 0/? verified")
-
-
-# -- picker ---------------------------------------------------------------------------------------
-
-
-def picked(
-    free: Ranges, has: Ranges | None = None, go_on_at: int | None = None, pieces: int = 1000
-) -> Run | None:
-    whole = PieceMap([pieces * PIECE], PIECE)
-    return pick(free, has, go_on_at, whole, LIMITS, random.Random(7))
-
-
-def test_only_what_is_free() -> None:
-    """Broken if the picker leaves the free pieces."""
-    assert picked(Ranges((5, 7))) == Run(5, 2)
-    assert picked(Ranges()) is None
-
-
-def test_only_what_the_peer_has() -> None:
-    """Broken if a partial peer is asked for what it lacks."""
-    assert picked(Ranges((0, 10)), Ranges((8, 12))) == Run(8, 2)
-    assert picked(Ranges((0, 10)), Ranges((10, 12))) is None
-
-
-def test_runs_have_bounds() -> None:
-    """Broken if one request asks for more than the protocol allows, or for nothing."""
-    assert picked(Ranges((0, 10)), go_on_at=0) == Run(0, 4)  # bytes
-    small = PieceMap([1] * 100, PIECE)
-    run = pick(Ranges((0, 100)), None, 0, small, LIMITS, random.Random(7))
-    assert run == Run(0, 6)  # pieces
-    large = PieceMap([100 * PIECE], 50 * PIECE)
-    assert pick(Ranges((0, 2)), None, 0, large, LIMITS, random.Random(7)) == Run(0, 1)
-
-
-def test_go_on_where_the_last_run_ended() -> None:
-    """Broken if a peer reads all over its disk for one download."""
-    assert picked(Ranges((0, 1000)), go_on_at=500) == Run(500, 4)
-    swarm = swarm_of(1000, "a")
-    runs = ask_all(swarm, "a")
-    assert all(one.end == two.first for one, two in itertools.pairwise(runs))
-
-
-def test_else_start_anywhere() -> None:
-    """Broken if all peers of a fresh swarm fetch the same pieces first."""
-    firsts = set()
-    for seed in range(20):
-        whole = PieceMap([1000 * PIECE], PIECE)
-        run = pick(Ranges((0, 1000)), None, None, whole, LIMITS, random.Random(seed))
-        assert run is not None
-        firsts.add(run.first)
-    assert len(firsts) > 10
-    assert picked(Ranges((3, 8)), go_on_at=100) == Run(3, 4)

@@ -39,10 +39,14 @@ class Hooked:
         self._content = content
         self.opened = 0
         self.on_open = lambda: None
-        self.has: Ranges | None = None
+        self.pieces: Ranges | None = None
 
-    def bitmap(self) -> bytes | None:
-        return None if self.has is None else self.has.to_bitmap(self.manifest.pieces.count)
+    @property
+    def complete(self) -> bool:
+        return self.pieces is None
+
+    def has(self, first: int, count: int) -> bool:
+        return self.pieces is None or self.pieces.covers(first, first + count)
 
     def check(self, file: int) -> None:
         self._content.check(file)
@@ -214,7 +218,7 @@ def test_a_partial_peer_is_asked_for_what_it_has(world: World) -> None:
     def part_of(*ranges: tuple[int, int]):  # type: ignore[no-untyped-def]  # used here only
         def hook(content: SharedFiles) -> Hooked:
             hooks.append(Hooked(content))
-            hooks[-1].has = Ranges(*ranges)
+            hooks[-1].pieces = Ranges(*ranges)
             return hooks[-1]
 
         return hook
@@ -233,7 +237,7 @@ def test_no_source_says_what_is_missing(world: World) -> None:
 
     def hook(content: SharedFiles) -> Hooked:
         hooks.append(Hooked(content))
-        hooks[-1].has = Ranges((0, 40))
+        hooks[-1].pieces = Ranges((0, 40))
         return hooks[-1]
 
     content = world.seed(path, "part", wrap=hook, complete=False)

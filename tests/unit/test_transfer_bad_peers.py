@@ -15,9 +15,10 @@ import pytest
 from peer_world import PIECE, QUICK, World, world_in
 
 from peer import messages
-from peer.downloader import FRUITLESS_MAX, NoSource
+from peer.contacts import FRUITLESS_MAX
+from peer.downloader import NoSource
 from peer.manifest import content_id
-from peer.messages import GetManifest, Hello
+from peer.messages import GetManifest, Have, Hello
 from peer.progress import Fetched
 from peer.scan import scan
 from tracker_raft import wire
@@ -35,7 +36,7 @@ def world(tmp_path: Path) -> Iterator[World]:
 
 
 def requests(connection: socket.socket) -> Requests:
-    """The requests that come in, the hello answered as it should be."""
+    """The requests that come in, but for the greeting, which is answered as it should be."""
     decoder = wire.FrameDecoder(65536)
     while data := connection.recv(4096):
         for message in decoder.feed(data):
@@ -43,6 +44,8 @@ def requests(connection: socket.socket) -> Requests:
             if isinstance(operation, Hello):
                 hello = {"protocol": 1, "peer": "bad", "features": []}
                 connection.sendall(messages.encode_ok(number, hello))
+            elif isinstance(operation, Have):
+                connection.sendall(messages.encode_ok(number, {"complete": True}))
             else:
                 yield number, operation
 

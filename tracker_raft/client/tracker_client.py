@@ -77,6 +77,9 @@ class TrackerClient:
 
     ``trackers``: one or more addresses, as ``"host:port"`` or :class:`Address`; one live one is
     enough, the others are learned from it. Nothing is connected before the first call.
+    Any thread may use it. ``deadline_s``: seconds for one call with all its retries, None for the
+    configured ones. What every method may raise besides what it names stands at the head of its
+    module, :mod:`tracker_raft.client.tracker_client`.
     """
 
     def __init__(

@@ -149,9 +149,11 @@ def bring_up(
 def _start_again(crew: Crew, until: float) -> Crew:
     running = crew.running()
     if running:
+        dead = [node for node in crew.layout.ids if node not in running]
+        hint = f"; restart {' and '.join(dead)} to mend it" if dead else ""
         raise LocalError(
             f"the cluster in {crew.data_dir} is up already ({', '.join(running)} running); "
-            f"nothing was done"
+            f"nothing was done{hint}"
         )
     ports.require_free(crew.layout.nodes)
     try:
@@ -213,7 +215,10 @@ def check_nodes(nodes: int) -> None:
 def _check_same(directory: Path, layout: Layout, nodes: int, base_port: int | None) -> None:
     """Refuse to bring a cluster back as something else than it is."""
     if len(layout.nodes) != nodes:
-        raise BadRequest(f"found {len(layout.nodes)} nodes in {directory}, asked for {nodes}")
+        raise BadRequest(
+            f"found {len(layout.nodes)} nodes in {directory}, asked for {nodes}; "
+            f"a new cluster needs another data directory"
+        )
     found = layout.nodes[0].endpoint.port
     if base_port is not None and found != base_port:
         raise BadRequest(f"the cluster in {directory} has base port {found}, asked for {base_port}")

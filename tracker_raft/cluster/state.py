@@ -203,7 +203,8 @@ def require_directory(data_dir: Path) -> None:
     try:
         data_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
+        exists = isinstance(error, FileExistsError)
+        reason = "it is not a directory" if exists else error.strerror or error
         raise LocalError(
-            f"data directory {data_dir} cannot be used: {error.strerror or error}; "
-            f"nothing was started"
+            f"data directory {data_dir} cannot be used: {reason}; nothing was started"
         ) from error
