@@ -115,6 +115,22 @@ class RaftTiming:
             )
 
 
+@dataclass(frozen=True, slots=True)
+class SnapshotPolicy:
+    """When one tracker takes snapshots, and how gently."""
+
+    log_bytes_min: int = 16 * MIB
+    """Logged since the last snapshot before the next one; at least as much as that one's size."""
+    entries_kept: int = 1_000
+    """Entries kept before a snapshot, so that a member a little behind needs none."""
+    slice_rows: int = 1_000
+    slice_pause_s: float = 0.01
+    """Between two slices of a snapshot that is being made."""
+    part_bytes: int = 256 * KIB
+    """Of a snapshot on its way to a member."""
+    offer_period_s: float = 0.5
+
+
 @dataclass(frozen=True, slots=True, order=True)
 class Address:
     """A host and a TCP port. ``str()`` gives ``host:port`` (IPv6 hosts in brackets)."""
@@ -192,6 +208,7 @@ class NodeConfig:
     insecure: bool = False
     timing: RaftTiming = field(default_factory=RaftTiming)
     limits: WireLimits = field(default_factory=WireLimits)
+    snapshots: SnapshotPolicy = field(default_factory=SnapshotPolicy)
 
     def __post_init__(self) -> None:
         if not NODE_ID.fullmatch(self.node):

@@ -20,9 +20,8 @@ from typing import Any
 
 from tracker_raft.config import NodeConfig
 from tracker_raft.errors import LocalError
-from tracker_raft.machine import TrackerMachine
-from tracker_raft.raft.journal import SegmentJournal
 from tracker_raft.raft.links import Links
+from tracker_raft.raft.recovery import recover
 from tracker_raft.raft.replica import Replica
 from tracker_raft.raft.segments import Identity
 from tracker_raft.raft.storage import Directory, ThreadWriter
@@ -80,18 +79,17 @@ class Tracker:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
-        machine = TrackerMachine()
         links = Links(config, self.boot)
         storage = Directory(config.data_dir)
         identity = Identity(config.cluster, config.node, birth=secrets.token_hex(8))
-        journal = SegmentJournal(storage, identity)
+        recovered = recover(storage, identity)
         writer = ThreadWriter(loop.call_soon_threadsafe)
-        if journal.bytes_cut:
-            log.warning("journal: a torn tail of %d bytes was cut off", journal.bytes_cut)
+        if recovered.journal.bytes_cut:
+            log.warning("journal: a torn tail of %d bytes was cut off", recovered.journal.bytes_cut)
         replica = Replica(
             config,
-            machine=machine,
-            journal=journal,
+            recovered=recovered,
+            storage=storage,
             writer=writer,
             links=links,
             scheduler=loop,
@@ -101,9 +99,8 @@ class Tracker:
         server = Server(
             config,
             replica=replica,
-            machine=machine,
             trackers=lambda: [links.endpoints[node] for node in sorted(links.endpoints)],
-            describe=lambda: self._status(replica, machine, links, journal),
+            describe=lambda: self._status(replica, links),
         )
         try:
             await server.start()
@@ -125,9 +122,7 @@ class Tracker:
         if self._stop is not None:
             self._stop.set()
 
-    def _status(
-        self, replica: Replica, machine: TrackerMachine, links: Links, journal: SegmentJournal
-    ) -> dict[str, Any]:
+    def _status(self, replica: Replica, links: Links) -> dict[str, Any]:
         status = replica.status()
         own = next(m for m in self.config.members if m.node == self.config.node)
         return {
@@ -147,5 +142,5 @@ class Tracker:
             "links": list(links.connected),
             "log_entries": status.log_entries,
             "journal_syncs": status.journal_syncs,
-            **machine.counts(),
+            **replica.machine.counts(),
         }

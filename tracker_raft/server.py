@@ -30,7 +30,6 @@ from tracker_raft.errors import (
     TooLarge,
     Unsupported,
 )
-from tracker_raft.machine import TrackerMachine
 from tracker_raft.raft.intake import NOWHERE, Position, Reply
 from tracker_raft.raft.replica import Replica
 
@@ -216,7 +215,6 @@ class Server:
         config: NodeConfig,
         *,
         replica: Replica,
-        machine: TrackerMachine,
         trackers: Callable[[], list[str]],
         describe: Callable[[], dict[str, Any]],
     ) -> None:
@@ -225,7 +223,6 @@ class Server:
         self.loop = asyncio.get_running_loop()
         self.connections: set[Connection] = set()
         self._replica = replica
-        self._machine = machine
         self._trackers = trackers
         self._describe = describe
         self._renewals = Renewals()
@@ -307,11 +304,11 @@ class Server:
         seen = check_int("seen", message.get("seen", 0), 0, INTEGER_MAX)
 
         def done(error: P2PError | None) -> None:
-            at = (self._machine.applied, 0)
+            at = (self._replica.machine.applied, 0)
             try:
                 if error is not None:
                     raise error
-                answer({"ok": self._machine.query(operation)}, at)
+                answer({"ok": self._replica.machine.query(operation)}, at)
             except P2PError as refusal:
                 answer(refusal.to_wire(), at)
 
@@ -320,7 +317,7 @@ class Server:
     def _renew(self, peer: str) -> int:
         if self._replica.leader is None:
             raise NoLeader("no leader is reachable from here, a renewal would not be logged")
-        left_ms = self._machine.lease_left_ms(peer)
+        left_ms = self._replica.machine.lease_left_ms(peer)
         if left_ms is None:
             raise NotFound(f"peer {peer!r} has no lease here; join again")
         self._renewals.add(peer)

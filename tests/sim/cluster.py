@@ -9,15 +9,18 @@ import pysyncobj.syncobj
 from tests.sim.disk import SimDisk, SimWriter
 from tests.sim.network import Network, SimLinks
 from tests.sim.world import Process, World
-from tracker_raft.config import Address, Member, NodeConfig, RaftTiming
+from tracker_raft.config import Address, Member, NodeConfig, RaftTiming, SnapshotPolicy
 from tracker_raft.errors import Damaged
-from tracker_raft.machine import TrackerMachine
-from tracker_raft.raft.journal import SegmentJournal
+from tracker_raft.raft.recovery import recover
 from tracker_raft.raft.replica import Replica
 from tracker_raft.raft.segments import Identity
 
 SEGMENT_BYTES = 16 * 1024
 CLUSTER = "sim"
+SNAPSHOTS = SnapshotPolicy(
+    log_bytes_min=8 * 1024, entries_kept=20, slice_rows=7, part_bytes=700, offer_period_s=0.1
+)
+"""Small, so that every run takes and sends many."""
 
 
 class SimNode:
@@ -57,7 +60,7 @@ class SimNode:
         cluster = self.cluster
         identity = Identity(CLUSTER, self.node, f"birth-{self.node}")
         try:
-            journal = SegmentJournal(self.disk, identity, segment_bytes=SEGMENT_BYTES)
+            recovered = recover(self.disk, identity, segment_bytes=SEGMENT_BYTES)
         except Damaged as damage:
             self.quarantined = str(damage)
             process.kill()
@@ -67,8 +70,8 @@ class SimNode:
         self.links = links
         self.replica = Replica(
             cluster.config(self.node),
-            machine=TrackerMachine(),
-            journal=journal,
+            recovered=recovered,
+            storage=self.disk,
             writer=SimWriter(cluster.world, process, self.disk),
             links=links,
             scheduler=process,
@@ -119,7 +122,15 @@ class SimCluster:
         members = tuple(Member(name, Address("127.0.0.1", 1)) for name in self.ids)
         here = Address("127.0.0.1", 1)
         return NodeConfig(
-            node, Path(), members, here, here, here, cluster=CLUSTER, timing=self.timing
+            node,
+            Path(),
+            members,
+            here,
+            here,
+            here,
+            cluster=CLUSTER,
+            timing=self.timing,
+            snapshots=SNAPSHOTS,
         )
 
     def start(self) -> None:

@@ -91,7 +91,7 @@ def _no_checksum(stack: ExitStack) -> None:
         if start + 5 <= len(data):
             length, stored = records._FRAME.unpack_from(data, offset)
             end = start + length
-            if 5 <= length and end <= len(data):
+            if length >= 5 and end <= len(data):
                 seed = chain
                 if zlib.crc32(data[start:end], seed) != stored:
                     flags, batch = records._START.unpack_from(data, start)

@@ -15,9 +15,11 @@ import pytest
 from tracker_raft import wire
 from tracker_raft.config import MIB, Address, Member, NodeConfig, RaftTiming, WireLimits
 from tracker_raft.machine import TrackerMachine
-from tracker_raft.raft.journal import FileJournal
+from tracker_raft.raft.journal import SegmentJournal
 from tracker_raft.raft.links import Links
 from tracker_raft.raft.replica import Replica
+from tracker_raft.raft.segments import Identity
+from tracker_raft.raft.storage import Directory, ThreadWriter
 from tracker_raft.server import Server
 
 WAIT_S = 20.0
@@ -45,11 +47,14 @@ async def tracker(directory: Path, **limits: Any) -> AsyncIterator[NodeConfig]:
     )
     fatal: list[str] = []
     machine, links = TrackerMachine(), Links(config, "boot")
-    journal = FileJournal(directory / "journal", cluster=config.cluster, node="n1")
+    storage = Directory(directory)
+    journal = SegmentJournal(storage, Identity(config.cluster, "n1", "birth"))
+    writer = ThreadWriter(asyncio.get_running_loop().call_soon_threadsafe)
     replica = Replica(
         config,
         machine=machine,
         journal=journal,
+        writer=writer,
         links=links,
         scheduler=asyncio.get_running_loop(),
         on_fatal=fatal.append,
@@ -66,6 +71,8 @@ async def tracker(directory: Path, **limits: Any) -> AsyncIterator[NodeConfig]:
         replica.close()
         await server.close()
         await links.close()
+        writer.close()
+        storage.close()
     assert fatal == []
 
 

@@ -14,7 +14,9 @@ from tracker_raft.raft import filters
 from tracker_raft.raft.engine import Engine, Role, Transport
 from tracker_raft.raft.engine import Member as Node
 from tracker_raft.raft.filters import Message, Verdict
-from tracker_raft.raft.journal import FileJournal
+from tracker_raft.raft.journal import SegmentJournal
+from tracker_raft.raft.segments import Identity
+from tracker_raft.raft.storage import Directory
 
 PATIENT = RaftTiming(
     election_timeout_min_s=600, election_timeout_max_s=601, leader_fallback_s=600, heartbeat_s=100
@@ -49,7 +51,8 @@ class Member:
         timing: RaftTiming = PATIENT,
     ) -> None:
         self.line = Line()
-        self.journal = FileJournal(directory / "journal", cluster="test", node="n1")
+        self.storage = Directory(directory)
+        self.journal = SegmentJournal(self.storage, Identity("test", "n1", "birth of n1"))
         self.applied: list[tuple[int, bytes | None]] = []
         self.roles: list[Role] = []
         self.nodes = {other: Node(other) for other in others}
@@ -65,6 +68,7 @@ class Member:
 
     def close(self) -> None:
         self.engine.destroy()
+        self.storage.close()
 
     # -- messages in -----------------------------------------------------------------------------
 

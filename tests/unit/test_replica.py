@@ -19,9 +19,11 @@ from tracker_raft.machine import TrackerMachine
 from tracker_raft.raft import filters
 from tracker_raft.raft.engine import Role
 from tracker_raft.raft.intake import Position, Reply
-from tracker_raft.raft.journal import FileJournal
+from tracker_raft.raft.journal import SegmentJournal
 from tracker_raft.raft.links import Links
 from tracker_raft.raft.replica import Replica
+from tracker_raft.raft.segments import Identity
+from tracker_raft.raft.storage import Directory, ThreadWriter
 
 OPEN = pack_operation(0, 0, 0, {"op": "open_session"})
 WAIT_S = 20.0
@@ -57,16 +59,25 @@ class Node:
         self.fatal: list[str] = []
         self.machine = TrackerMachine()
         self.links = Links(config, f"boot of {config.node}")
-        self.journal = FileJournal(config.data_dir / "journal", cluster="test", node=config.node)
+        self.storage = Directory(config.data_dir)
+        identity = Identity("test", config.node, f"birth of {config.node}")
+        self.journal = SegmentJournal(self.storage, identity)
+        self.writer = ThreadWriter(loop.call_soon_threadsafe)
         self.replica = Replica(
             config,
             machine=self.machine,
             journal=self.journal,
+            writer=self.writer,
             links=self.links,
             scheduler=loop,
             on_fatal=self.fatal.append,
         )
         self.links.owner = self.replica
+
+    @property
+    def behind(self) -> bool:
+        """Whether something was added to the journal that is not durable yet."""
+        return self.journal.durable < self.journal.position
 
     @property
     def leads(self) -> bool:
@@ -81,7 +92,7 @@ class Node:
     async def read(self, level: Level = Level.LINEARIZABLE, seconds: float = WAIT_S) -> None:
         """Return when the machine may be queried, raise what the replica says otherwise."""
         done: asyncio.Future[P2PError | None] = asyncio.get_running_loop().create_future()
-        self.replica.read(level, 0, asyncio.get_running_loop().time() + seconds, done.set_result)
+        self.replica.reads.read(level, 0, asyncio.get_running_loop().time() + seconds, done.set_result)
         error = await done
         if error is not None:
             raise error
@@ -89,6 +100,8 @@ class Node:
     async def close(self) -> None:
         self.replica.close()
         await self.links.close()
+        self.writer.close()
+        self.storage.close()
 
 
 @asynccontextmanager
@@ -141,7 +154,7 @@ async def test_a_single_node_answers_only_what_is_synced(tmp_path: Path) -> None
         node.replica.submit(
             OPEN,
             asyncio.get_running_loop().time() + WAIT_S,
-            lambda reply, at: unsynced.append(node.journal.dirty),
+            lambda reply, at: unsynced.append(node.behind),
         )
         await until(lambda: unsynced)
         assert unsynced == [False]
@@ -204,7 +217,7 @@ async def test_a_disk_that_fails_stops_the_node(tmp_path: Path) -> None:
                 lambda reply, at: answered.append(reply),
             )
             await until(lambda: node.fatal)
-        assert "write failed" in node.fatal[0]
+        assert "the journal failed: [Errno 5] Input/output error" in node.fatal[0]
         assert answered == []
         node.replica.close()
         assert [reply["error"] for reply in answered] == ["outcome_unknown"]
@@ -258,6 +271,20 @@ async def test_a_leader_cut_off_in_the_middle_of_a_write_does_not_say_it_failed(
         assert (reply["error"], at) == ("outcome_unknown", (0, 0))
 
 
+def holds(node: Node, to: str, message: dict[str, Any]) -> bool:
+    """Whether what ``message`` promises to ``to`` is durable on ``node``."""
+    term, voted_for = node.journal._files.vote
+    if message["term"] != term:
+        return bool(message["term"] < term)
+    match message["type"]:
+        case "request_vote":
+            return voted_for == node.name
+        case "response_vote":
+            return voted_for == to
+    promised: int = message["next_node_idx"] - 1
+    return not message["success"] or promised <= node.journal.durable_index
+
+
 @story
 async def test_no_promise_leaves_before_the_sync(tmp_path: Path) -> None:
     """Broken: a vote, a vote request or an acknowledgement rests on what a crash takes away."""
@@ -270,8 +297,8 @@ async def test_no_promise_leaves_before_the_sync(tmp_path: Path) -> None:
             def spy(to: str, message: dict[str, Any], node: Node = node, send: Any = send) -> bool:
                 kind = message["type"]
                 said[kind] = said.get(kind, 0) + 1
-                if kind in filters.NEEDS_DURABLE and node.journal.dirty:
-                    early.append(f"{node.name}: {kind}")
+                if kind in filters.NEEDS_DURABLE and not holds(node, to, message):
+                    early.append(f"{node.name}: {message}")
                 sent: bool = send(to, message)
                 return sent
 
@@ -289,22 +316,25 @@ async def test_a_leader_counts_itself_only_with_what_is_synced(tmp_path: Path) -
         leader = await leader_of(nodes)
         follower = next(node for node in nodes if node is not leader)
         deliver = leader.replica.engine.deliver
-        dirty: list[bool] = []
+        counted: list[tuple[int, int]] = []
 
         def spy(node: Any, message: dict[str, Any]) -> None:
-            dirty.append(leader.journal.dirty)
+            if message["type"] == "next_node_idx":
+                counted.append((message["next_node_idx"] - 1, leader.journal.durable_index))
             deliver(node, message)
 
         leader.replica.engine.deliver = spy  # type: ignore[method-assign]  # a spy for this test
         leader.replica.engine.propose(pack_entry(0, [OPEN]), lambda result, reason: None)
         leader.replica.engine.enter_queued()
-        assert leader.journal.dirty
-        ack = filters.outgoing(filters.acknowledge(1), leader.replica.engine.raftCurrentTerm)
-        leader.replica.link_message(follower.name, ack)
-        assert dirty == [False]
+        assert leader.behind
+        newest, term = leader.journal.last_index, leader.replica.engine.raftCurrentTerm
+        for index in 1, newest:
+            ack = filters.outgoing(filters.acknowledge(index), term)
+            leader.replica.link_message(follower.name, ack)
+        assert [index for index, _ in counted] == [1]
+        await until(lambda: newest in [index for index, _ in counted])
         await asyncio.gather(*(leader.write() for _ in range(20)))
-        assert len(dirty) > 1
-        assert not any(dirty)
+        assert [early for early in counted if early[0] > early[1]] == []
 
 
 @story
@@ -372,6 +402,6 @@ async def test_closing_answers_all_that_waits(tmp_path: Path) -> None:
 async def _seen(node: Node) -> None:
     done: asyncio.Future[P2PError | None] = asyncio.get_running_loop().create_future()
     deadline_s = asyncio.get_running_loop().time() + WAIT_S
-    node.replica.read(Level.SESSION, 10_000, deadline_s, done.set_result)
+    node.replica.reads.read(Level.SESSION, 10_000, deadline_s, done.set_result)
     if error := await done:
         raise error

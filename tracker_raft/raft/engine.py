@@ -63,6 +63,19 @@ class _NoPoller:
         return None
 
 
+class _Laggards:
+    """Stands where the library keeps snapshots: it has none, and says who would need one."""
+
+    def __init__(self, lags: Callable[[Member], None]) -> None:
+        self._lags = lags
+
+    def getTransmissionData(self, node: Member) -> None:
+        self._lags(node)
+
+    def cancelTransmisstion(self, node: Member) -> None:
+        return None
+
+
 class _NoPickle:
     """Stands where the library would pickle. Reaching it is a defect, and harmless."""
 
@@ -93,7 +106,11 @@ class Engine(SyncObj):  # type: ignore[misc]  # the library is untyped
         timing: RaftTiming,
         applier: Callable[[int, bytes | None], Any],
         on_role: Callable[[Role, Role], None],
+        lags: Callable[[str], None] = lambda node: None,
+        applied: int = 1,
     ) -> None:
+        """``lags`` is told of a follower that needs entries the journal has no more; ``applied``:
+        the index of the snapshot that the state begins with."""
         self._applier = applier
         self._log = journal
         conf = SyncObjConf(
@@ -123,6 +140,9 @@ class Engine(SyncObj):  # type: ignore[misc]  # the library is untyped
         finally:
             pysyncobj.syncobj.createJournal = create
         self._poller = _NoPoller()
+        self._lags = lags
+        self._SyncObj__serializer = _Laggards(self._follower_lags)
+        self.installed(applied)
 
     # -- overridden ------------------------------------------------------------------------------
 
@@ -156,6 +176,13 @@ class Engine(SyncObj):  # type: ignore[misc]  # the library is untyped
             size += len(self._log[position][0]) + ENTRY_BYTES_LEAST
             position, end = position + 1, end + 1
         return end
+
+    def _follower_lags(self, node: Member) -> None:
+        """``node`` needs what the journal has no more. Going on from the end lets the library's
+        loop end, which would otherwise fill the link with empty messages for a whole period; the
+        follower's answer leads back here."""
+        self._SyncObj__raftNextIndex[node] = self._log.last_index + 1
+        self._lags(str(node.id))
 
     def _SyncObj__tryLogCompaction(self) -> None:
         """The library never compacts by itself."""
@@ -228,6 +255,21 @@ class Engine(SyncObj):  # type: ignore[misc]  # the library is untyped
         self._SyncObj__raftElectionDeadline: float = min(
             monotonic_s, self._SyncObj__raftElectionDeadline
         )
+
+    def installed(self, index: int) -> None:
+        """The state and the log begin with a snapshot up to ``index``."""
+        self._SyncObj__raftLastApplied = index
+        self._SyncObj__raftCommitIndex = max(index, self._SyncObj__raftCommitIndex)
+
+    def step_down(self) -> None:
+        """Stop leading: this node cannot keep what it would promise. Others will stand."""
+        if self.role is not Role.FOLLOWER:
+            self._SyncObj__setState(Role.FOLLOWER.value)
+            self._SyncObj__raftLeader = None
+
+    def stand_no_earlier(self, monotonic_s: float) -> None:
+        """Put the election off: this node cannot keep a vote now."""
+        self._SyncObj__raftElectionDeadline = max(monotonic_s, self._SyncObj__raftElectionDeadline)
 
     def deliver(self, node: Member, message: Message) -> None:
         """Hand a filtered message to the library.

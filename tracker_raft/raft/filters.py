@@ -91,6 +91,12 @@ def acknowledge(last: int) -> Message:
     return {"type": "next_node_idx", "next_node_idx": last + 1, "reset": False, "success": True}
 
 
+def heartbeat(message: Message, here: Situation) -> Message:
+    """What is left of an append for a node that cannot take entries: its sender leads."""
+    commit = min(message["commit_index"], here.commit)
+    return {"type": "append_entries", "term": message["term"], "commit_index": commit}
+
+
 def outgoing(message: Message, term: int) -> Message:
     """Stamp an acknowledgement with the term it belongs to (S2)."""
     return {**message, "term": term} if message["type"] == "next_node_idx" else message

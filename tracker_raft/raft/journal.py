@@ -66,6 +66,8 @@ class SegmentJournal(Journal):  # type: ignore[misc]  # the library is untyped
         self._vote: Vote = (0, None)
         self._pending: deque[Body] = deque()
         self._added = 0
+        self.bytes_added = 0
+        """Bytes of all that was added since opening."""
         self._durable = 0
         self._durable_index = 0
         self._flushing = False
@@ -194,6 +196,7 @@ class SegmentJournal(Journal):  # type: ignore[misc]  # the library is untyped
     def _add(self, body: Body) -> None:
         self._pending.append(body)
         self._added += 1
+        self.bytes_added += len(body.data)
 
     # -- the log in memory -----------------------------------------------------------------------
 
@@ -217,13 +220,13 @@ class SegmentJournal(Journal):  # type: ignore[misc]  # the library is untyped
         self._start_at(index, term)
         self._add(records.reset(index, term))
 
-    def forget_before(self, index: int) -> None:
-        """Compaction: entries before ``index`` are in a durable snapshot. Whole segments go.
+    def forget_before(self, index: int) -> list[str]:
+        """Compaction: entries before ``index`` are in a durable snapshot. The newest one stays.
 
-        The newest entry stays. Raises ``OSError``; files that are left go next time.
+        Returns the files that hold nothing else, for the caller to delete.
         """
         del self._entries[: max(0, min(index - self.first_index, len(self._entries) - 1))]
-        self._files.forget_before(index)
+        return self._files.forget_before(self.first_index)
 
     # -- the interface of pysyncobj.journal.Journal ----------------------------------------------
 

@@ -201,6 +201,7 @@ class Reads:
         self._waiters = AppliedWaiters()
         self._applied = applied
         self._kick = kick
+        self._refusal: P2PError | None = None
 
     def __len__(self) -> int:
         """Reads that wait for something to arrive here."""
@@ -212,7 +213,9 @@ class Reads:
         ``seen``: the newest index the client was shown, for the level ``session``.
         ``deadline_s`` is a time of the replica's clock.
         """
-        if level is Level.LOCAL:
+        if self._refusal is not None:
+            done(self._refusal)
+        elif level is Level.LOCAL:
             done(None)
         elif level is Level.SESSION:
             self._when_applied(seen, deadline_s, done)
@@ -240,5 +243,7 @@ class Reads:
         self._waiters.wake(self._applied(), now_s)
 
     def refuse_all(self, error: P2PError) -> None:
+        """Answer what waits, and whatever is asked from now on, with ``error``."""
+        self._refusal = error
         self.barrier.refuse_all(error)
         self._waiters.refuse_all(error)

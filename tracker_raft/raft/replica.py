@@ -24,25 +24,27 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 from tracker_raft.config import NodeConfig
-from tracker_raft.entries import pack_entry
 from tracker_raft.errors import LocalError, P2PError, ShuttingDown
 from tracker_raft.machine import Applied, TrackerMachine
 from tracker_raft.raft import filters
-from tracker_raft.raft.clock import LogicalClock
+from tracker_raft.raft.agreement import CHECK_EVERY, Agreement
 from tracker_raft.raft.colleagues import Colleagues
-from tracker_raft.raft.engine import FAIL_REASON, Engine, Member, Role
+from tracker_raft.raft.engine import Engine, Member, Role
 from tracker_raft.raft.flights import Flights
 from tracker_raft.raft.gate import Gate
+from tracker_raft.raft.inbox import FatalReplicaError, Inbox
 from tracker_raft.raft.intake import Intake, Sink
-from tracker_raft.raft.journal import SegmentJournal
+from tracker_raft.raft.keeper import SnapshotKeeper
 from tracker_raft.raft.outbox import Outbox
+from tracker_raft.raft.proposer import Proposer
 from tracker_raft.raft.reads import Reads
+from tracker_raft.raft.recovery import Recovered
 from tracker_raft.raft.seams import Handle, Lines, Message, Scheduler
-from tracker_raft.raft.storage import Writer
+from tracker_raft.raft.snapshots import Snapshot
+from tracker_raft.raft.storage import Storage, Writer
 from tracker_raft.raft.watch import LeaderWatch
 
 log = logging.getLogger("tracker_raft.replica")
@@ -51,12 +53,6 @@ log = logging.getLogger("tracker_raft.replica")
 TIMER_FLOOR_S = 0.002
 WAITING_S = 0.01
 """Turns are this close while something waits for a leader or for an entry to arrive."""
-EXPIRY_PERIOD_MS = 200
-"""Entries that only move time on, so that something due expires, are at least this far apart."""
-
-
-class FatalReplicaError(Exception):
-    """Going on would risk what this node promised; the process must end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,22 +74,21 @@ class Replica:
         self,
         config: NodeConfig,
         *,
-        machine: TrackerMachine,
-        journal: SegmentJournal,
+        recovered: Recovered,
+        storage: Storage,
         writer: Writer,
         links: Lines,
         scheduler: Scheduler,
         on_fatal: Callable[[str], None],
     ) -> None:
         self.config = config
-        self.machine = machine
-        self.journal = journal
+        self.machine = recovered.machine
+        self.journal = recovered.journal
         self.links = links
         self._writer = writer
         self._gate = Gate()
         self._on_fatal = on_fatal
         self._scheduler = scheduler
-        self._clock = LogicalClock()
         self._flights = Flights()
         self._outbox = Outbox(
             links,
@@ -109,7 +104,6 @@ class Replica:
         )
         self.reads = Reads(len(config.members), lambda: int(self.engine.raftLastApplied), self.kick)
         self._leading = False
-        self._expiry_asked_ms = -EXPIRY_PERIOD_MS
         self._last_index_seen = 0
         self._scheduled = False
         self._timer: Handle | None = None
@@ -120,10 +114,26 @@ class Replica:
             config.node,
             others,
             transport=self._outbox,
-            journal=journal,
+            journal=self.journal,
             timing=config.timing,
             applier=self._apply,
             on_role=self._role_changed,
+            lags=lambda node: self.keeper.lags(node),
+            applied=self.machine.applied or 1,
+        )
+        self.keeper = SnapshotKeeper(
+            cluster=config.cluster,
+            policy=config.snapshots,
+            host=self,
+            storage=storage,
+            writer=writer,
+            journal=self.journal,
+            lines=links,
+            scheduler=scheduler,
+            durable=recovered.snapshot,
+        )
+        self._proposer = Proposer(
+            self.engine, self.intake, lambda: self.machine, config.timing.entry_bytes_max
         )
         self._colleagues = Colleagues(
             self.engine,
@@ -136,6 +146,19 @@ class Replica:
         )
         self._watch = LeaderWatch(
             config.node, self.engine, links, scheduler, config.timing.stagger_s, self.kick
+        )
+        self._inbox = Inbox(
+            members=self._nodes,
+            engine=self.engine,
+            journal=self.journal,
+            lines=links,
+            outbox=self._outbox,
+            flights=self._flights,
+            gate=self._gate,
+            watch=self._watch,
+            keeper=self.keeper,
+            colleagues=self._colleagues,
+            agreement=Agreement(config.node, len(config.members)),
         )
         self.kick()
 
@@ -182,6 +205,7 @@ class Replica:
         if self._timer is not None:
             self._timer.cancel()
         self._watch.close()
+        self.keeper.close()
         stopping = ShuttingDown("this tracker is stopping; not run")
         self.intake.refuse_all(stopping)
         self.reads.refuse_all(stopping)
@@ -231,41 +255,21 @@ class Replica:
             self.engine.doTick(0)
         self._note_leadership(now_s)
         self.reads.wake(now_s)
+        self.keeper.consider()
 
     def _hand_on(self, now_s: float) -> None:
         """Give what waits to the log, to the leader, or leave it waiting for one."""
         if self.engine.leads and self._leading:
-            self._propose(now_s)
+            self._proposer.propose(now_s)
             self._colleagues.ask_term(self.links.connected, 4 * self.config.timing.heartbeat_s)
         elif self.engine.role is not Role.LEADER:
             self.intake.refuse_remote()
             self._colleagues.ask_leader(self.leader, self.config.timing.entry_bytes_max)
 
-    def _propose(self, now_s: float) -> None:
-        stamp_ms = self._clock.stamp_ms(now_s)
-        while batch := self.intake.take(self.config.timing.entry_bytes_max):
-            number = self.intake.proposed(batch)
-            entry = pack_entry(stamp_ms, [pending.packed for pending in batch])
-            self.engine.propose(entry, partial(self._settled, number))
-        due_ms = self.machine.next_expiry_ms()
-        since_ms = stamp_ms - self._expiry_asked_ms
-        if due_ms is not None and due_ms <= stamp_ms and since_ms >= EXPIRY_PERIOD_MS:
-            self._expiry_asked_ms = stamp_ms
-            self.engine.propose(pack_entry(stamp_ms, []), lambda result, reason: None)
-        self.engine.enter_queued()
-
-    def _settled(self, number: int, result: tuple[int, Applied] | None, reason: int) -> None:
-        """The engine's word on a proposed entry."""
-        if reason == FAIL_REASON.SUCCESS and result is not None:
-            index, applied = result
-            self.intake.committed(number, index, applied.replies)
-        else:
-            self.intake.discarded(number)
-
     def _note_leadership(self, now_s: float) -> None:
         if self.engine.leads and not self._leading:
             self._leading = True
-            self._clock.lead(self.machine.time_ms, now_s)
+            self._proposer.begin(now_s)
             log.info(
                 "leads term %d from entry %d on",
                 self.engine.raftCurrentTerm,
@@ -273,7 +277,7 @@ class Replica:
             )
             self.kick()
         elif self._leading:
-            self._clock.stamp_ms(now_s)
+            self._proposer.pass_time(now_s)
 
     def _flush(self) -> None:
         """Let messages leave, those that promise durability once the journal keeps them."""
@@ -283,7 +287,15 @@ class Replica:
             else:
                 self.links.send(node, message)
         self.journal.flush(self._writer, self._flushed)
+        if self.journal.full:
+            self._out_of_room()
         self._release()
+
+    def _out_of_room(self) -> None:
+        """The disk is full: promise nothing. Reads go on; the next turn asks for room again."""
+        self.engine.step_down()
+        patience_s = self.config.timing.election_timeout_max_s
+        self.engine.stand_no_earlier(self._scheduler.time() + patience_s)
 
     def _release(self) -> None:
         for node, message in self._gate.promises(self.journal.durable):
@@ -298,7 +310,7 @@ class Replica:
         if failure is not None:
             raise failure
         for node, message in self._gate.arrivals(self.journal.durable_index):
-            self._raft_message(node, message, waited=True)
+            self._inbox.raft(node, message, waited=True)
         self._release()
         self.journal.flush(self._writer, self._flushed)
         self.kick()
@@ -333,7 +345,33 @@ class Replica:
         applied = self.machine.apply(index, payload)
         if applied.stop is not None:
             raise FatalReplicaError(f"entry {index}: {applied.stop}")
+        if index % CHECK_EVERY == 0:
+            self._inbox.applied(index, self.machine.state_hash)
         return index, applied
+
+    # -- what the keeper of snapshots asks ---------------------------------------------------------
+
+    @property
+    def term(self) -> int:
+        return int(self.engine.raftCurrentTerm)
+
+    def install(self, snapshot: Snapshot, machine: TrackerMachine, leader: str) -> None:
+        """Go on from a snapshot that is durable here, unless the log got beyond it meanwhile."""
+        self._guarded(self._install, snapshot, machine, leader)
+
+    def _install(self, snapshot: Snapshot, machine: TrackerMachine, leader: str) -> None:
+        if snapshot.index <= self.engine.raftLastApplied:
+            return
+        if self.journal.term_at(snapshot.index) != snapshot.term:
+            self.journal.restart_at(snapshot.index, snapshot.term)
+        self.machine = machine
+        self.engine.installed(snapshot.index)
+        if leader in self._nodes:
+            self._outbox.send(self._nodes[leader], filters.acknowledge(snapshot.index))
+        self.kick()
+
+    def fail(self, failure: LocalError) -> None:
+        self._guarded(self._made_durable, failure)
 
     def _role_changed(self, old: Role, new: Role) -> None:
         if old is Role.LEADER:
@@ -360,34 +398,5 @@ class Replica:
 
     def link_message(self, node: str, message: Message) -> None:
         """One message of a member; one that makes no sense costs it the link."""
-        if filters.is_raft(message):
-            self._guarded(self._raft_message, node, message)
-        else:
-            self._guarded(self._colleagues.received, node, message)
+        self._guarded(self._inbox.received, node, message)
         self.kick()
-
-    def _raft_message(self, node: str, message: Message, *, waited: bool = False) -> None:
-        """Filter a message and hand what is left of it to the engine."""
-        engine = self.engine
-        here = filters.Situation(
-            engine.raftCurrentTerm, engine.raftCommitIndex, engine.raftLastApplied, self.journal
-        )
-        verdict = filters.incoming(message, here)
-        if verdict.fatal is not None:
-            raise FatalReplicaError(verdict.fatal)
-        if verdict.malformed is not None:
-            self.links.drop(node, verdict.malformed)
-            return
-        deliver = verdict.deliver
-        if message["type"] == "append_entries":
-            self._flights.answering(message)
-        elif deliver is not None and deliver["type"] == "next_node_idx" and not waited:
-            deliver = self._flights.current(node, deliver)
-            waits = self._gate.must_wait(node, deliver, self.journal.durable_index)
-            deliver = None if waits else deliver
-        if deliver is not None:
-            engine.deliver(self._nodes[node], deliver)
-            if deliver["type"] == "request_vote":
-                self._watch.vote_asked(node, (deliver["last_log_term"], deliver["last_log_index"]))
-        if verdict.answer is not None:
-            self._outbox.send(self._nodes[node], verdict.answer)

@@ -198,14 +198,15 @@ class SegmentFiles:
         elif body.kind is not Kind.TRUNCATE:
             segment.last_index = max(segment.last_index, records.read_index_of(body))
 
-    def forget_before(self, index: int) -> None:
-        """Delete the segments in which no entry has ``index`` or a later one. The last one stays.
+    def forget_before(self, index: int) -> list[str]:
+        """Give up the segments in which no entry has ``index`` or a later one, but the last.
 
-        Raises ``OSError``; what is left goes next time.
+        Returns their names, to be deleted: one that is left is found again at opening, harmless.
         """
+        names = []
         while len(self.segments) > 1 and self.segments[0].last_index < index:
-            self._storage.delete(self.segments[0].name)
-            del self.segments[0]
+            names.append(self.segments.pop(0).name)
+        return names
 
 
 def _header_fields(name: str, scan: Scan) -> dict[str, Any]:

@@ -19,6 +19,7 @@ class Storage(Protocol):
 
     def names(self) -> list[str]: ...
     def read(self, name: str) -> bytes: ...
+    def read_part(self, name: str, offset: int, size: int) -> bytes: ...
 
     def allocate(self, name: str, size: int) -> None:
         """Make a file of ``size`` zero bytes whose space is reserved: a write into it does not
@@ -45,6 +46,9 @@ class Directory:
 
     def read(self, name: str) -> bytes:
         return (self.path / name).read_bytes()
+
+    def read_part(self, name: str, offset: int, size: int) -> bytes:
+        return os.pread(self._file(name), size, offset)
 
     def allocate(self, name: str, size: int) -> None:
         file = os.open(self.path / name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)

@@ -1,0 +1,120 @@
+"""What members say, taken to where it belongs: filters and engine, snapshots, or colleagues.
+
+A message that makes no sense costs its sender the link; one after which going on would diverge
+raises :class:`FatalReplicaError`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from tracker_raft.raft import filters
+from tracker_raft.raft.agreement import Agreement
+from tracker_raft.raft.colleagues import Colleagues
+from tracker_raft.raft.engine import Engine, Member
+from tracker_raft.raft.flights import Flights
+from tracker_raft.raft.gate import Gate
+from tracker_raft.raft.journal import SegmentJournal
+from tracker_raft.raft.keeper import SnapshotKeeper
+from tracker_raft.raft.outbox import Outbox
+from tracker_raft.raft.seams import Lines, Message
+from tracker_raft.raft.watch import LeaderWatch
+
+
+class FatalReplicaError(Exception):
+    """Going on would risk what this node promised; the process must end."""
+
+
+class Inbox:
+    """The way in of one replica. Built where the replica is, from its parts."""
+
+    def __init__(
+        self,
+        *,
+        members: Mapping[str, Member],
+        engine: Engine,
+        journal: SegmentJournal,
+        lines: Lines,
+        outbox: Outbox,
+        flights: Flights,
+        gate: Gate,
+        watch: LeaderWatch,
+        keeper: SnapshotKeeper,
+        colleagues: Colleagues,
+        agreement: Agreement,
+    ) -> None:
+        self._members = members
+        self._engine = engine
+        self._journal = journal
+        self._lines = lines
+        self._outbox = outbox
+        self._flights = flights
+        self._gate = gate
+        self._watch = watch
+        self._keeper = keeper
+        self._colleagues = colleagues
+        self._agreement = agreement
+
+    def received(self, node: str, message: Message) -> None:
+        """One message of a member."""
+        if filters.is_raft(message):
+            self.raft(node, message)
+        else:
+            self._other(node, message)
+
+    def raft(self, node: str, message: Message, *, waited: bool = False) -> None:
+        """Filter a message and hand what is left of it to the engine.
+
+        ``waited``: an acknowledgement that comes out of the gate.
+        """
+        engine = self._engine
+        here = filters.Situation(
+            engine.raftCurrentTerm, engine.raftCommitIndex, engine.raftLastApplied, self._journal
+        )
+        verdict = filters.incoming(message, here)
+        if verdict.fatal is not None:
+            raise FatalReplicaError(verdict.fatal)
+        if verdict.malformed is not None:
+            self._lines.drop(node, verdict.malformed)
+            return
+        deliver = verdict.deliver
+        if message["type"] == "append_entries":
+            self._flights.answering(message)
+            if self._journal.full:
+                deliver, verdict = filters.heartbeat(message, here), filters.DROP
+        elif deliver is not None and deliver["type"] == "next_node_idx" and not waited:
+            deliver = self._flights.current(node, deliver)
+            if self._gate.must_wait(node, deliver, self._journal.durable_index):
+                deliver = None
+        if deliver is not None:
+            engine.deliver(self._members[node], deliver)
+            if deliver["type"] == "request_vote":
+                self._watch.vote_asked(node, (deliver["last_log_term"], deliver["last_log_index"]))
+        if verdict.answer is not None:
+            self._outbox.send(self._members[node], verdict.answer)
+
+    def _other(self, node: str, message: Message) -> None:
+        kind = message.get("type")
+        try:
+            if kind == "state":
+                self._compare(node, int(message["index"]), str(message["hash"]))
+            elif not self._keeper.received(node, message):
+                self._colleagues.received(node, message)
+        except (KeyError, TypeError, ValueError) as error:
+            self._lines.drop(node, f"malformed {kind!r}: {error!r}")
+
+    # -- state hashes ----------------------------------------------------------------------------
+
+    def applied(self, index: int, state_hash: str) -> None:
+        """This replica has that state hash at ``index``: tell the others, compare with theirs."""
+        for node in self._lines.connected:
+            self._lines.send(node, {"type": "state", "index": index, "hash": state_hash})
+        self._stop_if(self._agreement.applied(index, state_hash))
+
+    def _compare(self, node: str, index: int, state_hash: str) -> None:
+        self._stop_if(self._agreement.heard(node, index, state_hash))
+
+    @staticmethod
+    def _stop_if(reason: str | None) -> None:
+        if reason is not None:
+            raise FatalReplicaError(reason)

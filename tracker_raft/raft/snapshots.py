@@ -1,0 +1,164 @@
+"""Snapshots on disk and on their way: made beside the loop, verified before they replace anything.
+
+File (``snapshot``, :data:`FORMAT`)::
+
+    u32 length | msgpack {"format", "cluster", "index", "term"}
+    the snapshot of the machine
+    SHA-256 of all before
+
+A snapshot is written under another name, synced, and renamed when it is whole; only then may the
+log be cut, and it is acknowledged to a leader only when it is installed (the library's defects
+S3 and S6). The machine gives it in slices while it goes on working; the writer's thread does the
+rest. A follower that lags behind the log asks its leader for the snapshot part by part, from the
+byte it has got to, so that a broken link costs what was in flight.
+
+Conversation::
+
+    snapshot_offer  {"term", "index", "entry_term", "bytes", "sha256"}   leader to follower
+    snapshot_get    {"sha256", "offset"}                                 follower to leader
+    snapshot_part   {"sha256", "offset", "data"}                         leader to follower
+"""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from dataclasses import dataclass
+from typing import Any
+
+import msgpack
+
+from tracker_raft.errors import Damaged, LocalError, Unsupported
+from tracker_raft.machine import TrackerMachine
+from tracker_raft.raft.storage import Storage
+
+FORMAT = 1
+NAME = "snapshot"
+NAME_MAKING = "snapshot.making"
+NAME_COMING = "snapshot.coming"
+HASH_BYTES = 32
+_LENGTH = struct.Struct(">I")
+HEAD_BYTES_MAX = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """One durable snapshot: everything up to ``index``, an entry of ``term``."""
+
+    index: int
+    term: int
+    size: int
+    """Bytes of the file."""
+    sha256: bytes
+    """Its last 32 bytes: the hash of all before."""
+
+
+def head(cluster: str, index: int, term: int) -> bytes:
+    """How a snapshot file begins."""
+    fields: bytes = msgpack.packb(
+        {"format": FORMAT, "cluster": cluster, "index": index, "term": term}
+    )
+    return _LENGTH.pack(len(fields)) + fields
+
+
+def read_head(data: memoryview, cluster: str) -> tuple[int, dict[str, Any]]:
+    """(offset behind the head, its fields). Raises :class:`Damaged`, :class:`Unsupported`,
+    :class:`LocalError` when it is of another cluster."""
+    try:
+        (length,) = _LENGTH.unpack_from(data)
+        end = _LENGTH.size + length
+        fields: dict[str, Any] = msgpack.unpackb(data[_LENGTH.size : min(end, HEAD_BYTES_MAX)])
+        found = fields["format"], fields["cluster"], int(fields["index"]), int(fields["term"])
+    except (struct.error, ValueError, TypeError, KeyError, msgpack.UnpackException) as error:
+        raise Damaged(f"{NAME}: does not begin like a snapshot; nothing was changed") from error
+    if found[0] != FORMAT:
+        raise Unsupported(f"{NAME}: format {found[0]!r}, this version reads {FORMAT}")
+    if found[1] != cluster:
+        raise LocalError(f"{NAME}: of cluster {found[1]!r}, expected {cluster!r}")
+    return end, fields
+
+
+def load(storage: Storage, cluster: str) -> tuple[Snapshot, TrackerMachine] | None:
+    """The durable snapshot and the machine it holds; None when there is none.
+
+    Verified by length and hash as a whole and by the machine's own seals. Raises
+    :class:`Damaged`, :class:`Unsupported`, :class:`LocalError`.
+    """
+    if NAME not in storage.names():
+        return None
+    data = memoryview(storage.read(NAME))
+    sha256 = bytes(data[-HASH_BYTES:])
+    if len(data) <= HASH_BYTES or hashlib.sha256(data[:-HASH_BYTES]).digest() != sha256:
+        raise Damaged(
+            f"{NAME}: {len(data)} bytes that do not have the hash they end with; the node must "
+            f"neither vote nor lead without it. Nothing was changed"
+        )
+    start, fields = read_head(data, cluster)
+    machine = TrackerMachine.restore([bytes(data[start:-HASH_BYTES])])
+    if machine.applied != fields["index"]:
+        raise Damaged(f"{NAME}: says index {fields['index']}, holds {machine.applied}")
+    return Snapshot(fields["index"], fields["term"], len(data), sha256), machine
+
+
+class Incoming:
+    """A snapshot that is being received. After an error it must be thrown away."""
+
+    def __init__(self, cluster: str, offer: Snapshot) -> None:
+        self.offer = offer
+        self.offset = 0
+        """Bytes received: the next part begins here."""
+        self._cluster = cluster
+        self._hash = hashlib.sha256()
+        self._restoring = TrackerMachine.restoring()
+        self._head = bytearray()
+        self._in_body = False
+
+    def feed(self, data: bytes) -> None:
+        """Take the next part. Raises :class:`Damaged`, :class:`Unsupported`."""
+        body_end = self.offer.size - HASH_BYTES
+        inside = data[: max(0, body_end - self.offset)]
+        self._hash.update(inside)
+        self.offset += len(data)
+        if self.offset > self.offer.size:
+            raise Damaged(f"snapshot of {self.offer.size} bytes goes on at byte {self.offset}")
+        if not self._in_body:
+            self._head += inside
+            inside = self._try_head()
+        if inside:
+            self._restoring.feed(inside)
+
+    def _try_head(self) -> bytes:
+        if len(self._head) < _LENGTH.size:
+            return b""
+        (length,) = _LENGTH.unpack_from(self._head)
+        if length <= HEAD_BYTES_MAX and len(self._head) < _LENGTH.size + length:
+            return b""
+        end, fields = read_head(memoryview(bytes(self._head)), self._cluster)
+        if (fields["index"], fields["term"]) != (self.offer.index, self.offer.term):
+            raise Damaged("the snapshot that came is not the one that was offered")
+        self._in_body = True
+        return bytes(self._head[end:])
+
+    @property
+    def complete(self) -> bool:
+        return self.offset == self.offer.size
+
+    def finish(self) -> TrackerMachine:
+        """The machine, once :attr:`complete`. Raises :class:`Damaged` unless all of it is right."""
+        if self._hash.digest() != self.offer.sha256:
+            raise Damaged("the snapshot that came does not have the hash that was offered")
+        machine = self._restoring.finish()
+        if machine.applied != self.offer.index:
+            raise Damaged(f"the snapshot offered for {self.offer.index} holds {machine.applied}")
+        return machine
+
+
+def parse_offer(message: dict[str, Any]) -> Snapshot:
+    """Read a ``snapshot_offer``. Raises ``KeyError``, ``TypeError``, ``ValueError``."""
+    sha256 = message["sha256"]
+    if type(sha256) is not bytes or len(sha256) != HASH_BYTES:
+        raise ValueError("sha256")
+    numbers = [message["index"], message["entry_term"], message["bytes"]]
+    if not all(type(number) is int and 0 <= number < 2**62 for number in numbers):
+        raise ValueError("index, entry_term or bytes")
+    return Snapshot(numbers[0], numbers[1], numbers[2], sha256)
