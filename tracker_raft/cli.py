@@ -16,6 +16,7 @@ import click
 import platformdirs
 
 from tracker_raft.cli_node import node
+from tracker_raft.cli_verify import verify_word
 from tracker_raft.cluster import Cluster
 from tracker_raft.cluster import status as cluster_status
 from tracker_raft.cluster.process import log_tail
@@ -335,4 +336,15 @@ def _cell(report: NodeReport, column: str) -> str:
     return str(value)[:12] if column == "state" else str(value)
 
 
-COMMANDS: list[click.Command] = [up, status, down, kill, pause, resume, restart, logs, node]
+COMMANDS: list[click.Command] = [
+    up,
+    status,
+    down,
+    kill,
+    pause,
+    resume,
+    restart,
+    logs,
+    node,
+    verify_word,
+]

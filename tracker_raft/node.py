@@ -21,6 +21,7 @@ from typing import Any
 from tracker_raft.config import NodeConfig
 from tracker_raft.errors import LocalError
 from tracker_raft.raft.links import Links
+from tracker_raft.raft.memory import KnownMembers
 from tracker_raft.raft.recovery import recover
 from tracker_raft.raft.replica import Replica
 from tracker_raft.raft.segments import Identity
@@ -79,10 +80,11 @@ class Tracker:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
-        links = Links(config, self.boot)
         storage = Directory(config.data_dir)
         identity = Identity(config.cluster, config.node, birth=secrets.token_hex(8))
         recovered = recover(storage, identity)
+        known = KnownMembers(storage)
+        links = Links(config, self.boot, recovered.journal.identity.birth, known)
         writer = ThreadWriter(loop.call_soon_threadsafe)
         if recovered.journal.bytes_cut:
             log.warning("journal: a torn tail of %d bytes was cut off", recovered.journal.bytes_cut)
@@ -96,6 +98,7 @@ class Tracker:
             on_fatal=self._failed,
         )
         links.owner = replica
+        recovered.journal.sync()  # who is told of this directory may rely on it to be there
         server = Server(
             config,
             replica=replica,
@@ -140,6 +143,9 @@ class Tracker:
             "boot": self.boot,
             "uptime_s": round(time.monotonic() - self._started_s, 3),
             "links": list(links.connected),
+            "refused": dict(links.refused),
+            "disk_full": status.disk_full,
+            "snapshot": status.snapshot,
             "log_entries": status.log_entries,
             "journal_syncs": status.journal_syncs,
             **replica.machine.counts(),

@@ -78,6 +78,8 @@ class SimNode:
             on_fatal=self._failed,
         )
         links.owner = self.replica
+        if not self.disk.full:
+            recovered.journal.sync()
         cluster.network.join(links)
 
     def _globals(self, process: Process) -> None:

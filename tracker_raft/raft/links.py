@@ -19,13 +19,15 @@ import logging
 import random
 import socket
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any, Protocol
 
 from tracker_raft import wire
-from tracker_raft.config import PROTOCOL_VERSION, Address, NodeConfig
+from tracker_raft.config import Address, NodeConfig
 from tracker_raft.errors import BadRequest, LocalError, P2PError
 from tracker_raft.raft.election import Reconnect
+from tracker_raft.raft.hello import Hello
+from tracker_raft.raft.memory import KnownMembers
 
 log = logging.getLogger("tracker_raft.links")
 
@@ -35,6 +37,7 @@ SILENCE_MAX_S = 4.0
 PROBE_TIMEOUT_S = 0.25
 HELLO_BYTES_MAX = 4096
 """The first frame; whoever has not said hello is not given room for more."""
+REASON_MAX = 500
 STRANGERS_MAX = 64
 """Accepted connections that have not said hello yet; more are closed at once."""
 
@@ -47,46 +50,6 @@ class LinkOwner(Protocol):
     def link_up(self, node: str, *, other_run: bool) -> None: ...
     def link_down(self, node: str) -> None: ...
     def link_message(self, node: str, message: Message) -> None: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Hello:
-    """Who is at the other end."""
-
-    node: str
-    boot: str
-    endpoint: str
-    """The client address the node advertises."""
-    probe: bool = False
-    """The dialler only asks which run answers, and hangs up."""
-
-    def to_wire(self, cluster: str) -> Message:
-        return {
-            "type": "hello",
-            "protocol": PROTOCOL_VERSION,
-            "cluster": cluster,
-            "node": self.node,
-            "boot": self.boot,
-            "endpoint": self.endpoint,
-            "probe": self.probe,
-        }
-
-    @classmethod
-    def from_wire(cls, message: Message, cluster: str) -> Hello:
-        """Raises :class:`BadRequest` for another protocol, another cluster or a malformed one."""
-        if message.get("type") != "hello":
-            raise BadRequest(f"first frame is {message.get('type')!r}, expected 'hello'")
-        if message.get("protocol") != PROTOCOL_VERSION:
-            raise BadRequest(
-                f"link protocol {message.get('protocol')!r}, this version speaks {PROTOCOL_VERSION}"
-            )
-        if message.get("cluster") != cluster:
-            raise BadRequest(f"cluster {message.get('cluster')!r}, expected {cluster!r}")
-        texts = [message.get(key) for key in ("node", "boot", "endpoint")]
-        if not all(type(text) is str and 0 < len(text) <= 300 for text in texts):
-            raise BadRequest("hello without node, boot or endpoint")
-        node, boot, endpoint = texts
-        return cls(str(node), str(boot), str(endpoint), message.get("probe") is True)
 
 
 class Link(asyncio.Protocol):
@@ -123,7 +86,9 @@ class Link(asyncio.Protocol):
         self.heard_s = self.links.loop.time()
         try:
             for message in self._decoder.feed(data):
-                if self.hello is None:
+                if message.get("type") == "refused":
+                    self._refused(str(message.get("reason"))[:REASON_MAX])
+                elif self.hello is None:
                     self._greeted(Hello.from_wire(message, self.links.config.cluster))
                 elif self.hello.probe:
                     raise BadRequest(f"{message.get('type')!r} behind a probe")
@@ -139,6 +104,8 @@ class Link(asyncio.Protocol):
             raise BadRequest(f"node {hello.node!r} answered, expected {self.expected!r}")
         if hello.node not in self.links.others:
             raise BadRequest(f"node {hello.node!r} is not a member")
+        if not hello.probe:
+            self._check(hello)
         self.hello = hello
         if self.expected is None:
             self._say_hello()
@@ -150,6 +117,22 @@ class Link(asyncio.Protocol):
             self._timer = None
         self._decoder.frame_bytes_max = self.links.config.limits.link_frame_bytes_max
         self.links.adopt(self)
+
+    def _check(self, hello: Hello) -> None:
+        """Refuse a member that is not the one we know, and tell it why."""
+        try:
+            self.links.check(hello)
+        except BadRequest as error:
+            self.send({"type": "refused", "reason": str(error)})
+            self.flush()
+            self.links.note_refusal(hello.node, str(error))
+            raise
+
+    def _refused(self, reason: str) -> None:
+        node = self.hello.node if self.hello is not None else self.expected
+        if node is not None:
+            self.links.note_refusal(node, f"{node} refuses this node: {reason}")
+        raise BadRequest("refused")
 
     def send(self, message: Message) -> None:
         """Queue a frame; :meth:`flush` writes. Raises :class:`TooLarge`, nothing queued."""
@@ -191,9 +174,13 @@ class Links:
 
     owner: LinkOwner
 
-    def __init__(self, config: NodeConfig, boot: str) -> None:
+    def __init__(self, config: NodeConfig, boot: str, birth: str, known: KnownMembers) -> None:
         self.config = config
-        self.me = Hello(config.node, boot, str(config.client_advertised))
+        members = tuple(sorted(member.node for member in config.members))
+        self.me = Hello(config.node, boot, str(config.client_advertised), birth, members)
+        self.refused: dict[str, str] = {}
+        """Why a member does not link with this one, in its words or in ours, until it does."""
+        self._known = known
         self.others = {m.node: m.raft for m in config.members if m.node != config.node}
         self.loop = asyncio.get_running_loop()
         self.endpoints: dict[str, str] = {config.node: str(config.client_advertised)}
@@ -287,7 +274,27 @@ class Links:
         self._live[node] = link
         self._boots[node] = link.hello.boot
         self.endpoints[node] = link.hello.endpoint
+        self.refused.pop(node, None)
         self.owner.link_up(node, other_run=other_run)
+
+    def check(self, hello: Hello) -> None:
+        """Raises :class:`BadRequest` for a member with another list of members, or one that lost
+        its memory."""
+        if hello.members != self.me.members:
+            raise BadRequest(
+                f"node {hello.node!r} was started with members {', '.join(hello.members)}, "
+                f"{self.me.node!r} with {', '.join(self.me.members)}"
+            )
+        try:
+            self._known.check(hello.node, hello.birth)
+        except OSError as error:
+            raise BadRequest(f"{self.me.node!r} cannot remember its members: {error}") from error
+
+    def note_refusal(self, node: str, reason: str) -> None:
+        """Keep why there is no link with ``node``, for people; logged when it is news."""
+        if self.refused.get(node) != reason:
+            self.refused[node] = reason
+            log.warning("no link with %s: %s", node, reason)
 
     def heard_of(self, node: str) -> None:
         """A member this node is not linked to asked who runs here."""
@@ -355,7 +362,7 @@ class Links:
 
     async def _ask_boot(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> str:
         limit = self.config.limits.link_frame_bytes_max
-        ask = Hello(self.me.node, self.me.boot, self.me.endpoint, probe=True)
+        ask = replace(self.me, probe=True)
         writer.write(wire.encode(ask.to_wire(self.config.cluster), limit))
         length = wire.frame_length(await reader.readexactly(wire.HEADER_BYTES), limit)
         answer = wire.decode_body(await reader.readexactly(length))

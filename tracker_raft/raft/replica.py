@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 from tracker_raft.config import NodeConfig
@@ -44,6 +43,7 @@ from tracker_raft.raft.reads import Reads
 from tracker_raft.raft.recovery import Recovered
 from tracker_raft.raft.seams import Handle, Lines, Message, Scheduler
 from tracker_raft.raft.snapshots import Snapshot
+from tracker_raft.raft.status import ReplicaStatus
 from tracker_raft.raft.storage import Storage, Writer
 from tracker_raft.raft.watch import LeaderWatch
 
@@ -53,18 +53,6 @@ log = logging.getLogger("tracker_raft.replica")
 TIMER_FLOOR_S = 0.002
 WAITING_S = 0.01
 """Turns are this close while something waits for a leader or for an entry to arrive."""
-
-
-@dataclass(frozen=True, slots=True)
-class ReplicaStatus:
-    role: str
-    leader: str | None
-    term: int
-    commit: int
-    applied: int
-    state_hash: str
-    log_entries: int
-    journal_syncs: int
 
 
 class Replica:
@@ -187,6 +175,8 @@ class Replica:
             state_hash=self.machine.state_hash,
             log_entries=len(self.journal),
             journal_syncs=self.journal.syncs,
+            disk_full=self.journal.full,
+            snapshot=0 if self.keeper.durable is None else self.keeper.durable.index,
         )
 
     @property

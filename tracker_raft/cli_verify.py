@@ -1,0 +1,71 @@
+"""The word ``verify``: is what lies in a data directory what was written there?"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+from tracker_raft.raft.storage import Directory
+from tracker_raft.raft.verify import Findings, verify
+from tracker_raft.terminal import emit_json
+
+EXAMPLE = """\b
+Example:
+  p2p-cluster verify ./trackers
+  p2p-cluster verify ./trackers/n1 --json
+"""
+
+
+@click.command("verify", epilog=EXAMPLE)
+@click.argument("data_dir", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+def verify_word(data_dir: Path, as_json: bool) -> None:
+    """Check the data of a node, or of all nodes of a cluster, and change nothing.
+
+    Names the first bad record of each node. Exit status 1 if a node would not start with what is
+    there. Meant for nodes that do not run; of one that does, the newest record may seem torn.
+    """
+    found = {place.name: _findings(place) for place in _node_directories(data_dir)}
+    if as_json:
+        emit_json({"nodes": {name: asdict(findings) for name, findings in found.items()}})
+    else:
+        for name, findings in found.items():
+            click.echo(f"{name}: {_sentence(findings)}")
+    if any(findings.problem for findings in found.values()):
+        raise SystemExit(1)
+
+
+def _node_directories(data_dir: Path) -> list[Path]:
+    """``data_dir`` itself, or the directories of the nodes of the cluster in it."""
+    if not (data_dir / "cluster.json").exists():
+        return [data_dir]
+    places = sorted(place for place in data_dir.iterdir() if place.is_dir())
+    if not places:
+        raise click.UsageError(f"{data_dir} is a cluster none of whose nodes ever ran")
+    return places
+
+
+def _findings(place: Path) -> Findings:
+    storage = Directory(place)
+    try:
+        return verify(storage)
+    finally:
+        storage.close()
+
+
+def _sentence(findings: Findings) -> str:
+    if findings.problem is not None:
+        return f"BAD: {findings.problem}"
+    snapshot = f", snapshot up to {findings.snapshot}" if findings.snapshot else ""
+    torn = (
+        f", {findings.bytes_torn} bytes of a write that was never acknowledged"
+        if findings.bytes_torn
+        else ""
+    )
+    return (
+        f"good: node {findings.node} of cluster {findings.cluster}, entries "
+        f"{findings.first_index} to {findings.last_index} in {findings.segments} segments, "
+        f"term {findings.term}{snapshot}{torn}"
+    )

@@ -1,0 +1,58 @@
+"""The first frame of a link, either way: who is at the other end. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tracker_raft.config import PROTOCOL_VERSION
+from tracker_raft.errors import BadRequest
+from tracker_raft.raft.seams import Message
+
+
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """Who is at the other end."""
+
+    node: str
+    boot: str
+    endpoint: str
+    """The client address the node advertises."""
+    birth: str
+    """Of its directory (:mod:`memory`)."""
+    members: tuple[str, ...]
+    """Ids of all voters as the node was told, in order."""
+    probe: bool = False
+    """The dialler only asks which run answers, and hangs up."""
+
+    def to_wire(self, cluster: str) -> Message:
+        return {
+            "type": "hello",
+            "protocol": PROTOCOL_VERSION,
+            "cluster": cluster,
+            "node": self.node,
+            "boot": self.boot,
+            "endpoint": self.endpoint,
+            "birth": self.birth,
+            "members": self.members,
+            "probe": self.probe,
+        }
+
+    @classmethod
+    def from_wire(cls, message: Message, cluster: str) -> Hello:
+        """Raises :class:`BadRequest` for another protocol, another cluster or a malformed one."""
+        if message.get("type") != "hello":
+            raise BadRequest(f"first frame is {message.get('type')!r}, expected 'hello'")
+        if message.get("protocol") != PROTOCOL_VERSION:
+            raise BadRequest(
+                f"link protocol {message.get('protocol')!r}, this version speaks {PROTOCOL_VERSION}"
+            )
+        if message.get("cluster") != cluster:
+            raise BadRequest(f"cluster {message.get('cluster')!r}, expected {cluster!r}")
+        texts = [message.get(key) for key in ("node", "boot", "endpoint", "birth")]
+        members = message.get("members")
+        if not all(type(text) is str and 0 < len(text) <= 300 for text in texts):
+            raise BadRequest("hello without node, boot, endpoint or birth")
+        if type(members) is not tuple or not all(type(member) is str for member in members):
+            raise BadRequest("hello without members")
+        node, boot, endpoint, birth = map(str, texts)
+        return cls(node, boot, endpoint, birth, members, message.get("probe") is True)
