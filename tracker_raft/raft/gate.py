@@ -52,11 +52,13 @@ class Gate:
     def arrivals(self, durable_index: int) -> Iterator[tuple[str, Message]]:
         """Take out the acknowledgements that may be counted now, in order for each node."""
         for node in list(self._acknowledged):
-            waiting = self._acknowledged[node]
-            while waiting and not _is_above(waiting[0], durable_index):
+            # Who takes one out may lose a link by it: so look again each time.
+            while waiting := self._acknowledged.get(node):
+                if _is_above(waiting[0], durable_index):
+                    break
                 yield node, waiting.popleft()
             if not waiting:
-                del self._acknowledged[node]
+                self._acknowledged.pop(node, None)
 
     def link_lost(self, node: str) -> None:
         """What went over a broken link is void: the peer's process may be another by now."""

@@ -71,10 +71,14 @@ class SegmentJournal(Journal):  # type: ignore[misc]  # the library is untyped
         self._durable = 0
         self._durable_index = 0
         self._flushing = False
-        self._truncated_to: int | None = None
-        """The lowest index the log was cut back to since the batch under way began."""
+        self._cuts: deque[tuple[int, int]] = deque()
+        """(position, index the log was cut back to) of every truncation not durable yet."""
         self._failed: OSError | None = None
-        self._files.recover(self._replay)
+        try:
+            self._files.recover(self._replay)
+        except OSError as error:
+            raise LocalError(f"the journal cannot be opened: {error}") from error
+        self._cuts.clear()
         self._vote = self._files.vote
         self._durable_index = self.last_index
 
@@ -146,6 +150,8 @@ class SegmentJournal(Journal):  # type: ignore[misc]  # the library is untyped
     def sync(self) -> None:
         """The same at once, in this thread. Raises :class:`LocalError`: failed, or no room."""
         while self._pending:
+            if self._flushing:
+                raise LocalError("the journal is being written; nothing was done")
             if self._failed is not None:
                 raise LocalError(f"the journal failed before: {self._failed}")
             batch = self._begin()
@@ -167,7 +173,6 @@ class SegmentJournal(Journal):  # type: ignore[misc]  # the library is untyped
             bodies.append(self._pending.popleft())
             size += len(bodies[-1].data) + RECORD_OVERHEAD_BYTES
         self._flushing = True
-        self._truncated_to = None
         return self._files.begin(bodies)
 
     def _ended(self, batch: Batch, error: OSError | None) -> LocalError | None:
@@ -189,8 +194,9 @@ class SegmentJournal(Journal):  # type: ignore[misc]  # the library is untyped
                 index = min(index, records.read_index_of(body) - 1)
             elif body.kind is not Kind.VOTE:
                 index = records.read_index_of(body)
-        cut = self._truncated_to
-        self._durable_index = index if cut is None else min(index, cut)
+        while self._cuts and self._cuts[0][0] <= self._durable:
+            self._cuts.popleft()
+        self._durable_index = min([index, *(cut for _, cut in self._cuts)])
         return None
 
     def _add(self, body: Body) -> None:
@@ -208,15 +214,14 @@ class SegmentJournal(Journal):  # type: ignore[misc]  # the library is untyped
     def _drop_from(self, index: int) -> None:
         del self._entries[max(0, index - self.first_index) :]
         self._durable_index = min(self._durable_index, index - 1)
-        cut = self._truncated_to
-        self._truncated_to = index - 1 if cut is None else min(cut, index - 1)
+        self._cuts.append((self._added + 1, index - 1))
 
     def _start_at(self, index: int, term: int) -> None:
         self._entries = [(NO_OP, index, term)]
 
     def restart_at(self, index: int, term: int) -> None:
         """A snapshot up to ``index``, an entry of ``term``, replaces the whole log."""
-        self._drop_from(0)
+        self._drop_from(1)
         self._start_at(index, term)
         self._add(records.reset(index, term))
 
@@ -226,13 +231,19 @@ class SegmentJournal(Journal):  # type: ignore[misc]  # the library is untyped
         Returns the files that hold nothing else, for the caller to delete.
         """
         del self._entries[: max(0, min(index - self.first_index, len(self._entries) - 1))]
-        return self._files.forget_before(self.first_index)
+        return self._files.forget_before(min(self.first_index, self._durable_index))
 
     # -- the interface of pysyncobj.journal.Journal ----------------------------------------------
 
     def add(self, command: bytes, idx: int, term: int) -> None:
+        body = records.entry(command, idx, term)
+        if len(body.data) > records.BODY_BYTES_MAX:  # written, it would be taken for a torn tail
+            raise LocalError(
+                f"entry {idx} of {len(command)} bytes, a record is at most "
+                f"{records.RECORD_BYTES_MAX}; not written"
+            )
         self._append((command, idx, term))
-        self._add(records.entry(command, idx, term))
+        self._add(body)
 
     def clear(self) -> None:
         if self._entries:

@@ -92,38 +92,38 @@ class SegmentFiles:
         :class:`LocalError`, and what ``replay`` raises as ``ValueError`` as damage.
         """
         names = [name for name in self._storage.names() if name.startswith(PREFIX)]
-        scans = [(name, self._read(name)) for name in names]
-        empty = []
-        while scans and not scans[-1][1].records:
-            empty.append(scans.pop())  # allocated, and the machine stopped before its first batch
-        for position, (name, scan) in enumerate(scans):
-            self._begin_with(name, scan, newest=position == len(scans) - 1)
-            self._replay(name, scan, replay)
-        for name, scan in empty:
-            self.bytes_cut += scan.torn_bytes
-            self._storage.delete(name)
-        if scans and scans[-1][1].torn_bytes:
-            name, scan = scans[-1]
-            self.bytes_cut += scan.torn_bytes
-            self._storage.write(name, scan.end, bytes(scan.torn_bytes))
-            self._storage.sync(name)
+        scan = Scan([], 0, 0, 0, damaged=False)
+        for name in names:
+            scan = self._read(name, newest=name == names[-1])
+            if scan.records:
+                self._begin_with(name, scan)
+                self._replay(name, scan, replay)
+        if names and not scan.records:
+            self._storage.delete(names[-1])  # the machine stopped before its first batch
+        elif scan.torn_bytes:
+            self._storage.write(names[-1], scan.end, bytes(scan.torn_bytes))
+            self._storage.sync(names[-1])
+        self.bytes_cut = scan.torn_bytes
         self._storage.sync_names()
 
-    def _read(self, name: str) -> Scan:
-        scan = records.scan(memoryview(self._storage.read(name)))
-        if scan.damaged:
+    def _read(self, name: str, *, newest: bool) -> Scan:
+        data = memoryview(self._storage.read(name))
+        scan = records.scan(data, self._batch + 1)
+        if scan.damaged or (scan.torn_bytes and not newest):
             raise Damaged(
                 f"{name}: the record at byte {scan.end} is damaged and later ones are intact; "
                 f"the node must neither vote nor lead with this log. Nothing was changed"
             )
+        begun = newest and name == Segment(self._number + 1).name
+        if not scan.records and not (begun and records.may_be_begun(data, self._batch + 1)):
+            raise Damaged(f"{name}: does not begin like a journal; nothing was changed")
         return scan
 
-    def _begin_with(self, name: str, scan: Scan, *, newest: bool) -> None:
-        if scan.torn_bytes and not newest:
-            raise Damaged(
-                f"{name}: the record at byte {scan.end} is damaged and later segments exist; "
-                f"nothing was changed"
-            )
+    @property
+    def _number(self) -> int:
+        return self.segments[-1].number if self.segments else 0
+
+    def _begin_with(self, name: str, scan: Scan) -> None:
         fields = _header_fields(name, scan)
         identity = self.identity
         if (fields["cluster"], fields["node"]) != (identity.cluster, identity.node):
@@ -131,12 +131,15 @@ class SegmentFiles:
                 f"{name}: belongs to node {fields['node']!r} of cluster {fields['cluster']!r}, "
                 f"expected {identity.node!r} of {identity.cluster!r}; nothing was changed"
             )
+        segment = Segment(fields["segment"])
+        if segment.name != name:
+            raise Damaged(f"{name}: is segment {segment.number} by its header; nothing was changed")
         if self.segments:
-            follows = (self.segments[-1].number + 1, self._chain, identity.birth)
-            if (fields["segment"], fields["chain"], fields["birth"]) != follows:
+            follows = (self._number + 1, self._chain, identity.birth)
+            if (segment.number, fields["chain"], fields["birth"]) != follows:
                 raise Damaged(f"{name}: does not follow the segment before; nothing was changed")
         self.identity = Identity(fields["cluster"], fields["node"], fields["birth"])
-        self.segments.append(Segment(fields["segment"]))
+        self.segments.append(segment)
         self.vote = fields["term"], fields["voted_for"]
 
     def _replay(self, name: str, scan: Scan, replay: Callable[[Record], None]) -> None:
@@ -163,7 +166,7 @@ class SegmentFiles:
         if self.segments and self._offset + size <= self._segment_bytes:
             data, chain = records.pack_batch(bodies, self._batch + 1, self._chain)
             return Batch(self._storage, self.segments[-1], 0, self._offset, data, chain, bodies)
-        segment = Segment(self.segments[-1].number + 1 if self.segments else 1)
+        segment = Segment(self._number + 1)
         rows = [self._header(segment), *bodies]
         data, chain = records.pack_batch(rows, self._batch + 1, 0)
         allocate = max(self._segment_bytes, len(data))

@@ -55,13 +55,13 @@ class Directory:
         try:
             os.posix_fallocate(file, 0, size)
             os.fsync(file)
+            self.sync_names()
         except OSError:
             os.close(file)
             with suppress(OSError):
                 (self.path / name).unlink()
             raise
         self._open[name] = file
-        self.sync_names()
 
     def _file(self, name: str) -> int:
         if name not in self._open:
