@@ -251,6 +251,18 @@ def test_a_truncation_while_a_batch_is_under_way_is_not_undone_by_its_end() -> N
     assert (journal.durable, journal.durable_index) == (7, 3)
 
 
+def test_what_was_added_and_taken_back_in_one_batch_does_not_count() -> None:
+    """Broken: a leader counts itself with an entry that its log does not have."""
+    journal = SegmentJournal(Memory(), IDENTITY)
+    for index in range(1, 6):
+        journal.add(b"\x00old", index, 1)
+    journal.deleteEntriesFrom(2)
+    journal.sync()
+    assert (journal.last_index, journal.durable_index) == (2, 2)
+    journal.add(b"\x00new", 3, 2)
+    assert journal.durable_index == 2
+
+
 def test_a_truncation_that_did_not_fit_into_the_batch_counts_until_it_is_written(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
