@@ -41,7 +41,7 @@ class Line(Transport):  # type: ignore[misc]  # the library is untyped
 
 
 class Member:
-    """Node ``n1`` of three (or of ``others``), its log in ``directory``."""
+    """Node ``n1`` of three (or another of others), its log in ``directory``."""
 
     def __init__(
         self,
@@ -49,15 +49,17 @@ class Member:
         *,
         others: tuple[str, ...] = ("n2", "n3"),
         timing: RaftTiming = PATIENT,
+        node: str = "n1",
+        line: Line | None = None,
     ) -> None:
-        self.line = Line()
+        self.line = line or Line()
         self.storage = Directory(directory)
-        self.journal = SegmentJournal(self.storage, Identity("test", "n1", "birth of n1"))
+        self.journal = SegmentJournal(self.storage, Identity("test", node, f"birth of {node}"))
         self.applied: list[tuple[int, bytes | None]] = []
         self.roles: list[Role] = []
         self.nodes = {other: Node(other) for other in others}
         self.engine = Engine(
-            "n1",
+            node,
             others,
             transport=self.line,
             journal=self.journal,

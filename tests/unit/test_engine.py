@@ -93,40 +93,6 @@ def test_an_older_leader_is_left_for_a_newer_one(member: Member) -> None:
     assert member.roles == [Role.CANDIDATE, Role.LEADER, Role.FOLLOWER]
 
 
-def test_many_asks_for_the_same_place_are_answered_once(member: Member) -> None:
-    """Broken: a follower that comes back under load is sent the whole log again and again.
-
-    Each append under way when it came back is answered with the same ask; the answer to the
-    first one is behind them on the link.
-    """
-    term = member.lead()
-    member.propose(20)
-    member.engine.send_now()
-    member.engine.doTick(0)
-    member.line.sent.clear()
-    for _ in range(50):
-        member.filtered("n2", acknowledgement(term, 3, success=False, reset=True))
-        member.engine.send_now()
-        member.engine.doTick(0)
-    entries = [len(message["entries"]) for to, message in member.line.sent if to == "n2"]
-    assert sum(entries) == 20
-
-
-def test_an_ask_that_got_lost_is_answered_again(member: Member) -> None:
-    """Broken: when the answer to an ask is lost with a link, the follower waits for ever."""
-    term = member.lead()
-    member.propose(4)
-    ask = acknowledgement(term, 3, success=False, reset=True)
-    for _ in range(2):
-        member.line.sent.clear()
-        member.filtered("n2", ask)
-        member.engine.send_now()
-        member.engine.doTick(0)
-        assert [len(m["entries"]) for to, m in member.line.sent if to == "n2"] == [4]
-        member.line._onNodeDisconnected(member.nodes["n2"])
-        member.line._onNodeConnected(member.nodes["n2"])
-
-
 def test_a_long_log_is_applied_in_slices(member: Member) -> None:
     """Broken: a node that comes back is deaf for seconds, and is taken for dead meanwhile."""
     command = REGULAR + bytes(APPLY_BYTES_MAX // 4)
