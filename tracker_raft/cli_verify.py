@@ -51,6 +51,8 @@ def _findings(place: Path) -> Findings:
     storage = Directory(place)
     try:
         return verify(storage)
+    except OSError as error:
+        return Findings(problem=f"cannot be read: {error}")
     finally:
         storage.close()
 
@@ -64,6 +66,8 @@ def _sentence(findings: Findings) -> str:
         if findings.bytes_torn
         else ""
     )
+    if not findings.node:
+        return f"good: nothing was ever written whole{torn}"
     return (
         f"good: node {findings.node} of cluster {findings.cluster}, entries "
         f"{findings.first_index} to {findings.last_index} in {findings.segments} segments, "

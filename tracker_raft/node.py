@@ -83,7 +83,9 @@ class Tracker:
         storage = Directory(config.data_dir)
         identity = Identity(config.cluster, config.node, birth=secrets.token_hex(8))
         recovered = recover(storage, identity)
-        known = KnownMembers(storage)
+        # A directory of its own: it is written on the loop, while the writer has the other one.
+        memory = Directory(config.data_dir)
+        known = KnownMembers(memory)
         links = Links(config, self.boot, recovered.journal.identity.birth, known)
         writer = ThreadWriter(loop.call_soon_threadsafe)
         if recovered.journal.bytes_cut:
@@ -98,7 +100,6 @@ class Tracker:
             on_fatal=self._failed,
         )
         links.owner = replica
-        recovered.journal.sync()  # who is told of this directory may rely on it to be there
         server = Server(
             config,
             replica=replica,
@@ -106,6 +107,7 @@ class Tracker:
             describe=lambda: self._status(replica, links),
         )
         try:
+            recovered.journal.sync()  # who is told of this directory may rely on it to be there
             await server.start()
             await links.start()
             log.info("serves clients on %s, trackers on %s", config.client_bind, config.raft_bind)
@@ -117,6 +119,7 @@ class Tracker:
             await links.close()
             writer.close()
             storage.close()
+            memory.close()
         if self._failure is not None:
             raise LocalError(f"node {config.node} stopped: {self._failure}")
 

@@ -21,6 +21,7 @@ class Agreement:
         self._node = node
         self._members = members
         self._checks: dict[int, dict[str, str]] = {}
+        self._told = 0
 
     def applied(self, index: int, state_hash: str) -> str | None:
         """This replica has that hash at ``index``. Returns why it must stop, or None."""
@@ -43,6 +44,11 @@ class Agreement:
             )
         return None
 
-    def differs(self, index: int) -> bool:
-        """Whether anybody said something else than another of ``index``."""
-        return len(set(self._checks.get(index, {}).values())) > 1
+    def dispute(self, index: int) -> str | None:
+        """Who says what of ``index``, told once, when they differ; None otherwise."""
+        said = self._checks.get(index, {})
+        if index <= self._told or len(set(said.values())) < 2:
+            return None
+        self._told = index
+        words = ", ".join(f"{node} {found[:16]}" for node, found in sorted(said.items()))
+        return f"members differ in their state hash at entry {index}: {words}"

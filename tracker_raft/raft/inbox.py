@@ -6,6 +6,7 @@ raises :class:`FatalReplicaError`.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 
 from tracker_raft.raft import filters
@@ -19,6 +20,11 @@ from tracker_raft.raft.keeper import SnapshotKeeper
 from tracker_raft.raft.outbox import Outbox
 from tracker_raft.raft.seams import Lines, Message
 from tracker_raft.raft.watch import LeaderWatch
+
+log = logging.getLogger("tracker_raft.replica")
+
+HASH_CHARS = 64
+"""Of a state hash."""
 
 
 class FatalReplicaError(Exception):
@@ -97,7 +103,7 @@ class Inbox:
         kind = message.get("type")
         try:
             if kind == "state":
-                self._compare(node, int(message["index"]), str(message["hash"]))
+                self._compare(node, message["index"], message["hash"])
             elif not self._keeper.received(node, message):
                 self._colleagues.received(node, message)
         except (KeyError, TypeError, ValueError) as error:
@@ -110,9 +116,17 @@ class Inbox:
         for node in self._lines.connected:
             self._lines.send(node, {"type": "state", "index": index, "hash": state_hash})
         self._stop_if(self._agreement.applied(index, state_hash))
+        self._report(index)
 
-    def _compare(self, node: str, index: int, state_hash: str) -> None:
+    def _compare(self, node: str, index: object, state_hash: object) -> None:
+        if type(index) is not int or type(state_hash) is not str or len(state_hash) != HASH_CHARS:
+            raise ValueError("index or hash")
         self._stop_if(self._agreement.heard(node, index, state_hash))
+        self._report(index)
+
+    def _report(self, index: int) -> None:
+        if reason := self._agreement.dispute(index):
+            log.error("%s", reason)
 
     @staticmethod
     def _stop_if(reason: str | None) -> None:

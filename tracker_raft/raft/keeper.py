@@ -4,6 +4,17 @@ The shell around :mod:`snapshots`. When one is due: enough was logged since the 
 proportion to its size, so that the work of making them is a constant share of the work of
 logging. The machine is read in slices with pauses between them, so that the loop is never held
 for long whatever the number of files.
+
+Rules
+-----
+* All work on files is done by the writer, in the order in which it was asked for: what is read
+  to be served is what stands there at that moment, and a rename comes after what is renamed.
+* The next slice, or the next part, is asked for when the one before is synced. So nothing is
+  renamed of which a part is missing, little waits in memory for a slow disk, and a sync of the
+  log never waits for more than one part.
+* While a snapshot that came is put in its place none is made: the older one would be renamed
+  over the newer one, behind which the log begins by then.
+* The log is cut, and the leader told, only after the rename is durable.
 """
 
 from __future__ import annotations
@@ -22,7 +33,7 @@ from tracker_raft.raft import snapshots
 from tracker_raft.raft.journal import SegmentJournal
 from tracker_raft.raft.seams import Lines, Message, Scheduler
 from tracker_raft.raft.snapshots import HASH_BYTES, NAME, NAME_COMING, NAME_MAKING, Snapshot
-from tracker_raft.raft.storage import Storage, Writer
+from tracker_raft.raft.storage import Done, Storage, Writer
 
 log = logging.getLogger("tracker_raft.snapshots")
 
@@ -79,7 +90,11 @@ class SnapshotKeeper:
         self._journal = journal
         self._lines = lines
         self._scheduler = scheduler
-        self._bytes_at_last = journal.bytes_added
+        start = 0 if durable is None else durable.index
+        found = sum(len(command) for command, index, _ in journal[:] if index > start)
+        self._bytes_at_last = journal.bytes_added - found
+        self._replayed_from = journal.last_index
+        """What was found in the log is applied once the machine is here; none is due before."""
         self._making: _Making | None = None
         self._coming: snapshots.Incoming | None = None
         self._installing = False
@@ -90,22 +105,53 @@ class SnapshotKeeper:
             "snapshot_get": self._on_get,
             "snapshot_part": self._on_part,
         }
+        for name in (NAME_MAKING, NAME_COMING):  # what a run before this one left unfinished
+            self._clear(name)
 
     def close(self) -> None:
+        """Begin nothing more. What the writer has in hand it finishes."""
         self._closed = True
         if self._making is not None:
             self._making.cursor.close()
             self._making = None
 
+    # -- files -----------------------------------------------------------------------------------
+
+    def _clear(self, name: str) -> None:
+        def work() -> None:
+            if name in self._storage.names():
+                self._storage.delete(name)
+
+        self._writer.run(work, lambda error: None)
+
+    def _keep(self, name: str, offset: int, data: bytes, done: Done) -> None:
+        def work() -> None:
+            self._storage.write(name, offset, data)
+            self._storage.sync(name)
+
+        self._writer.run(work, done)
+
+    def _put_in_place(self, name: str, done: Callable[[], None]) -> None:
+        """Make the whole file ``name`` the snapshot; ``done`` is called when that is durable."""
+
+        def work() -> None:
+            self._storage.rename(name, NAME)
+            self._storage.sync_names()
+
+        def settled(error: OSError | None) -> None:
+            if error is not None:  # which of the two is there now is not known
+                self._host.fail(LocalError(f"{name} cannot be put in its place: {error}"))
+            elif not self._closed:
+                done()
+
+        self._writer.run(work, settled)
+
     # -- making ----------------------------------------------------------------------------------
 
     def consider(self, *, force: bool = False) -> None:
         """Begin a snapshot if one is due (or ``force``) and none is being made."""
-        logged = self._journal.bytes_added - self._bytes_at_last
-        last = 0 if self.durable is None else self.durable.size
-        due = logged >= max(self._policy.log_bytes_min, last)
         machine = self._host.machine
-        if self._making is not None or self._installing or not (due or force):
+        if self._making is not None or self._installing or not (force or self._due(machine)):
             return
         if self.durable is not None and machine.applied <= self.durable.index:
             return
@@ -113,63 +159,70 @@ class SnapshotKeeper:
         if term is None:
             return
         self._bytes_at_last = self._journal.bytes_added
-        self._making = _Making(machine.begin_snapshot(), term)
-        begin = snapshots.head(self._cluster, machine.applied, term)
-        self._writer.run(self._clear_making, self._written)
-        self._write(self._making, begin)
-        self._scheduler.call_soon(self._slice, self._making)
+        self._making = making = _Making(machine.begin_snapshot(), term)
+        self._clear(NAME_MAKING)
+        self._write(making, snapshots.head(self._cluster, machine.applied, term))
 
-    def _clear_making(self) -> None:
-        if NAME_MAKING in self._storage.names():
-            self._storage.delete(NAME_MAKING)
+    def _due(self, machine: TrackerMachine) -> bool:
+        logged = self._journal.bytes_added - self._bytes_at_last
+        last = 0 if self.durable is None else self.durable.size
+        enough = max(self._policy.log_bytes_min, last)
+        return logged >= enough and machine.applied >= self._replayed_from
 
     def _write(self, making: _Making, data: bytes) -> None:
         offset, making.offset = making.offset, making.offset + len(data)
         making.sha256.update(data)
-        self._writer.run(partial(self._storage.write, NAME_MAKING, offset, data), self._written)
+        self._keep(NAME_MAKING, offset, data, partial(self._written, making))
+
+    def _written(self, making: _Making, error: OSError | None) -> None:
+        if making is self._making:
+            if error is None:
+                self._pause(making)
+            else:
+                self._give_up_making(str(error))
+
+    def _pause(self, making: _Making) -> None:
+        until_s = self._scheduler.time() + self._policy.slice_pause_s
+        self._scheduler.call_at(until_s, self._slice, making)
 
     def _slice(self, making: _Making) -> None:
-        if self._closed or making is not self._making:
+        if making is not self._making:
             return
         block = making.cursor.next(self._policy.slice_rows)
-        if block is not None:
-            if block:
-                self._write(making, block)
-            pause_s = self._scheduler.time() + self._policy.slice_pause_s
-            self._scheduler.call_at(pause_s, self._slice, making)
+        if block:
+            self._write(making, block)
+        elif block is not None:
+            self._pause(making)
+        else:
+            digest, size = making.sha256.digest(), making.offset + HASH_BYTES
+            snapshot = Snapshot(making.cursor.applied, making.term, size, digest)
+            done = partial(self._sealed, making, snapshot)
+            self._keep(NAME_MAKING, making.offset, digest, done)
+
+    def _sealed(self, making: _Making, snapshot: Snapshot, error: OSError | None) -> None:
+        if making is not self._making:
             return
-        digest = making.sha256.digest()
-        offset = making.offset
-        snapshot = Snapshot(making.cursor.applied, making.term, offset + HASH_BYTES, digest)
+        if error is not None:
+            self._give_up_making(str(error))
+            return
+        self._put_in_place(NAME_MAKING, partial(self._made, making, snapshot))
 
-        def settle() -> None:
-            self._storage.write(NAME_MAKING, offset, digest)
-            self._storage.sync(NAME_MAKING)
-            self._storage.rename(NAME_MAKING, NAME)
-            self._storage.sync_names()
+    def _made(self, making: _Making, snapshot: Snapshot) -> None:
+        if making is self._making:
+            self._making = None
+        self.durable = snapshot
+        self.made += 1
+        log.info("snapshot of %d bytes up to entry %d", snapshot.size, snapshot.index)
+        self._compact()
 
-        self._writer.run(settle, partial(self._settled, making, snapshot))
-
-    def _written(self, error: OSError | None) -> None:
-        if error is not None and self._making is not None:
-            log.warning("no snapshot was made: %s", error)
+    def _give_up_making(self, reason: str) -> None:
+        if self._making is not None:
+            log.warning("no snapshot was made: %s", reason)
             self._making.cursor.close()
             self._making = None
+            self._clear(NAME_MAKING)
 
-    def _settled(self, making: _Making, snapshot: Snapshot, error: OSError | None) -> None:
-        if making is not self._making:
-            return  # given up because a write before failed: the file was never renamed whole
-        self._making = None
-        if error is not None:
-            log.warning("no snapshot was made: %s", error)
-            return
-        if self.durable is None or self.durable.index < snapshot.index:
-            self.durable = snapshot
-            self.made += 1
-            log.info("snapshot of %d bytes up to entry %d", snapshot.size, snapshot.index)
-            self.compact()
-
-    def compact(self) -> None:
+    def _compact(self) -> None:
         """Forget the log before the durable snapshot, but for some entries kept for laggards."""
         if self.durable is not None:
             keep_from = self.durable.index - self._policy.entries_kept
@@ -178,9 +231,11 @@ class SnapshotKeeper:
                 self._writer.run(partial(self._delete, names), lambda error: None)
 
     def _delete(self, names: list[str]) -> None:
+        """Oldest first, each for good before the next: what a crash or an error leaves begins
+        later and has no gap."""
         for name in names:
             self._storage.delete(name)
-        self._storage.sync_names()
+            self._storage.sync_names()
 
     # -- serving ---------------------------------------------------------------------------------
 
@@ -203,13 +258,24 @@ class SnapshotKeeper:
         self._lines.flush()
 
     def _on_get(self, node: str, message: Message) -> None:
-        durable, offset = self.durable, int(message["offset"])
-        if durable is None or message["sha256"] != durable.sha256 or offset < 0:
+        durable, offset = self.durable, _whole(message, "offset")
+        if durable is None or message["sha256"] != durable.sha256:
             return  # another one by now: the next offer says which
-        data = self._storage.read_part(NAME, offset, self._policy.part_bytes)
-        if data:
-            part = {"type": "snapshot_part", "sha256": durable.sha256, "offset": offset}
-            self._lines.send(node, {**part, "data": data})
+        found: list[bytes] = []
+
+        def work() -> None:
+            found.append(self._storage.read_part(NAME, offset, self._policy.part_bytes))
+
+        def send(error: OSError | None) -> None:
+            if error is not None:
+                log.warning("the snapshot cannot be read: %s", error)
+            elif self.durable is durable and found[0] and not self._closed:
+                part = {"type": "snapshot_part", "sha256": durable.sha256, "offset": offset}
+                self._lines.send(node, {**part, "data": found[0]})
+                self._lines.flush()
+
+        if offset < durable.size:
+            self._writer.run(work, send)
 
     # -- receiving -------------------------------------------------------------------------------
 
@@ -223,72 +289,75 @@ class SnapshotKeeper:
 
     def _on_offer(self, node: str, message: Message) -> None:
         offer = snapshots.parse_offer(message)
-        stale = int(message["term"]) < self._host.term
+        stale = _whole(message, "term") < self._host.term
         if stale or self._installing or offer.index <= self._host.machine.applied:
             return
         if self._coming is None or self._coming.offer != offer:
             self._coming = snapshots.Incoming(self._cluster, offer)
-            self._writer.run(self._clear_coming, lambda error: None)
+            self._clear(NAME_COMING)
             log.info("receives a snapshot of %d bytes from %s", offer.size, node)
-        self._ask(node)
+        self._ask(node, self._coming)
 
-    def _clear_coming(self) -> None:
-        if NAME_COMING in self._storage.names():
-            self._storage.delete(NAME_COMING)
-
-    def _ask(self, node: str) -> None:
-        if (coming := self._coming) is not None:
-            get = {"type": "snapshot_get", "sha256": coming.offer.sha256, "offset": coming.offset}
-            self._lines.send(node, get)
-            self._lines.flush()
+    def _ask(self, node: str, coming: snapshots.Incoming) -> None:
+        get = {"type": "snapshot_get", "sha256": coming.offer.sha256, "offset": coming.offset}
+        self._lines.send(node, get)
+        self._lines.flush()
 
     def _on_part(self, node: str, message: Message) -> None:
-        coming, data = self._coming, message["data"]
-        if coming is None or message["sha256"] != coming.offer.sha256 or type(data) is not bytes:
+        coming, data, offset = self._coming, message["data"], _whole(message, "offset")
+        if type(data) is not bytes:
+            raise ValueError("data")
+        if coming is None or message["sha256"] != coming.offer.sha256:
             return
-        if message["offset"] != coming.offset or not data:
+        if offset != coming.offset or not data:
             return  # asked for twice
-        offset = coming.offset
         try:
             coming.feed(data)
             machine = coming.finish() if coming.complete else None
         except P2PError as error:
-            log.warning("the snapshot from %s is thrown away: %s", node, error)
-            self._coming = None
+            self._throw_away(f"from {node}: {error}")
             return
-        self._writer.run(partial(self._storage.write, NAME_COMING, offset, data), self._part_kept)
-        if machine is None:
-            self._ask(node)
-            return
-        self._installing = True
-        self._coming = None
-        done = partial(self._came, coming.offer, machine, node)
-        self._writer.run(self._settle_coming, done)
+        done = partial(self._part_kept, coming, machine, node)
+        self._keep(NAME_COMING, offset, data, done)
 
-    def _part_kept(self, error: OSError | None) -> None:
-        if error is not None:
-            log.warning("the snapshot that comes cannot be kept: %s", error)
-            self._coming = None
-
-    def _settle_coming(self) -> None:
-        self._storage.sync(NAME_COMING)
-        self._storage.rename(NAME_COMING, NAME)
-        self._storage.sync_names()
-
-    def _came(
-        self, snapshot: Snapshot, machine: TrackerMachine, leader: str, error: OSError | None
+    def _part_kept(
+        self,
+        coming: snapshots.Incoming,
+        machine: TrackerMachine | None,
+        node: str,
+        error: OSError | None,
     ) -> None:
-        self._installing = False
-        if self._closed:
+        if coming is not self._coming or self._closed:
             return
         if error is not None:
-            self._host.fail(LocalError(f"the snapshot that came cannot be kept: {error}"))
-            return
-        if self._making is not None:  # older than what came
-            self._making.cursor.close()
-            self._making = None
+            self._throw_away(f"it cannot be kept: {error}")
+        elif coming.offer.index <= self._host.machine.applied:
+            self._throw_away("the log brought what is in it meanwhile")
+        elif machine is None:
+            self._ask(node, coming)
+        else:
+            self._coming, self._installing = None, True
+            self._give_up_making("a newer one came")
+            came = partial(self._came, coming.offer, machine, node)
+            self._put_in_place(NAME_COMING, came)
+
+    def _throw_away(self, reason: str) -> None:
+        log.warning("the snapshot that comes is thrown away: %s", reason)
+        self._coming = None
+        self._clear(NAME_COMING)
+
+    def _came(self, snapshot: Snapshot, machine: TrackerMachine, leader: str) -> None:
+        self._installing = False
         self.durable = snapshot
         self.installs += 1
         self._bytes_at_last = self._journal.bytes_added
         self._host.install(snapshot, machine, leader)
-        self.compact()
+        self._compact()
+
+
+def _whole(message: Message, key: str) -> int:
+    """A whole number of a message. Raises ``KeyError``, ``ValueError``."""
+    value = message[key]
+    if type(value) is not int or not 0 <= value < 2**62:
+        raise ValueError(key)
+    return value

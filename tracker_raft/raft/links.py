@@ -92,12 +92,18 @@ class Link(asyncio.Protocol):
                     self._greeted(Hello.from_wire(message, self.links.config.cluster))
                 elif self.hello.probe:
                     raise BadRequest(f"{message.get('type')!r} behind a probe")
-                elif message.get("type") != "ping":
-                    self.links.owner.link_message(self.hello.node, message)
+                else:
+                    self._heard(self.hello.node, message)
                 if self._transport is None:
                     return
         except P2PError as error:
             self.close(str(error))
+
+    def _heard(self, node: str, message: Message) -> None:
+        if self.links.refused:  # only now it is known that the other side linked as well
+            self.links.refused.pop(node, None)
+        if message.get("type") != "ping":
+            self.links.owner.link_message(node, message)
 
     def _greeted(self, hello: Hello) -> None:
         if self.expected is not None and hello.node != self.expected:
@@ -274,7 +280,6 @@ class Links:
         self._live[node] = link
         self._boots[node] = link.hello.boot
         self.endpoints[node] = link.hello.endpoint
-        self.refused.pop(node, None)
         self.owner.link_up(node, other_run=other_run)
 
     def check(self, hello: Hello) -> None:

@@ -6,34 +6,43 @@ with another birth has lost its log and its vote: it could vote twice in a term,
 leader that lacks what it once acknowledged. It is not linked, and told why; its place must be
 taken by a new member. A directory restored to an older state keeps its birth and is not
 recognised by this.
+
+File (``members``, :data:`FORMAT`)::
+
+    u32 CRC-32 of all behind it | msgpack {"format", "births": {node: birth}}
+
+It replaces the one before by a rename. One that is damaged refuses to start: a birth read wrong
+would shut out a healthy member.
 """
 
 from __future__ import annotations
 
-from contextlib import suppress
+import struct
+import zlib
 
 import msgpack
 
-from tracker_raft.errors import BadRequest, Damaged
+from tracker_raft.errors import BadRequest, Damaged, LocalError, Unsupported
 from tracker_raft.raft.storage import Storage
 
+FORMAT = 1
 NAME = "members"
 NAME_NEW = "members.new"
+_CRC = struct.Struct(">I")
 
 
 class KnownMembers:
     """The births of the other members, as far as they were ever met."""
 
     def __init__(self, storage: Storage) -> None:
-        """Raises :class:`Damaged` when the file is not what was written there."""
+        """Raises :class:`Damaged` when the file is not what was written there,
+        :class:`Unsupported` when a newer version wrote it, :class:`LocalError` when it cannot be
+        read."""
         self._storage = storage
-        self._births: dict[str, str] = {}
-        if NAME in storage.names():
-            try:
-                found = msgpack.unpackb(storage.read(NAME))
-                self._births = {str(node): str(birth) for node, birth in found.items()}
-            except (ValueError, AttributeError, msgpack.UnpackException) as error:
-                raise Damaged(f"{NAME}: cannot be read: {error}; nothing was changed") from error
+        try:
+            self._births = _read(storage.read(NAME)) if NAME in storage.names() else {}
+        except OSError as error:
+            raise LocalError(f"{NAME} cannot be read: {error}") from error
 
     def check(self, node: str, birth: str) -> None:
         """Remember ``birth`` of ``node``, durably, if it was not met before.
@@ -51,10 +60,27 @@ class KnownMembers:
             )
 
     def _keep(self, births: dict[str, str]) -> None:
-        with suppress(FileNotFoundError, KeyError):
+        if NAME_NEW in self._storage.names():
             self._storage.delete(NAME_NEW)
-        self._storage.write(NAME_NEW, 0, msgpack.packb(dict(sorted(births.items()))))
+        body = msgpack.packb({"format": FORMAT, "births": dict(sorted(births.items()))})
+        self._storage.write(NAME_NEW, 0, _CRC.pack(zlib.crc32(body)) + body)
         self._storage.sync(NAME_NEW)
         self._storage.rename(NAME_NEW, NAME)
         self._storage.sync_names()
         self._births = births
+
+
+def _read(data: bytes) -> dict[str, str]:
+    body = data[_CRC.size :]
+    if len(data) < _CRC.size or _CRC.unpack_from(data) != (zlib.crc32(body),):
+        raise Damaged(f"{NAME}: {len(data)} bytes that do not have their CRC; nothing was changed")
+    try:
+        fields = msgpack.unpackb(body)
+        if fields["format"] != FORMAT:
+            raise Unsupported(
+                f"{NAME}: format {fields['format']!r}, this version reads {FORMAT}; "
+                f"nothing was changed"
+            )
+        return {str(node): str(birth) for node, birth in fields["births"].items()}
+    except (ValueError, TypeError, KeyError, AttributeError, msgpack.UnpackException) as error:
+        raise Damaged(f"{NAME}: is not a list of members; nothing was changed") from error

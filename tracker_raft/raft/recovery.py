@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tracker_raft.errors import Damaged
+from tracker_raft.errors import Damaged, LocalError
 from tracker_raft.machine import TrackerMachine
 from tracker_raft.raft import snapshots
 from tracker_raft.raft.journal import SEGMENT_BYTES, SegmentJournal
@@ -35,7 +35,10 @@ def recover(
     Raises :class:`Damaged`, :class:`Unsupported` or :class:`LocalError`, and then has changed
     nothing but, at most, cut off a torn tail.
     """
-    found = snapshots.load(storage, identity.cluster)
+    try:
+        found = snapshots.load(storage, identity.cluster)
+    except OSError as error:
+        raise LocalError(f"{snapshots.NAME} cannot be read: {error}") from error
     journal = SegmentJournal(storage, identity, segment_bytes=segment_bytes)
     if found is None:
         if journal.first_index > 1:

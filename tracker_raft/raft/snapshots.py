@@ -67,14 +67,18 @@ def read_head(data: memoryview, cluster: str) -> tuple[int, dict[str, Any]]:
     try:
         (length,) = _LENGTH.unpack_from(data)
         end = _LENGTH.size + length
-        fields: dict[str, Any] = msgpack.unpackb(data[_LENGTH.size : min(end, HEAD_BYTES_MAX)])
-        found = fields["format"], fields["cluster"], int(fields["index"]), int(fields["term"])
+        if length > HEAD_BYTES_MAX:
+            raise ValueError(f"a head of {length} bytes")
+        fields: dict[str, Any] = msgpack.unpackb(data[_LENGTH.size : end])
+        if fields["format"] != FORMAT:
+            raise Unsupported(f"{NAME}: format {fields['format']!r}, this version reads {FORMAT}")
+        found, numbers = fields["cluster"], (fields["index"], fields["term"])
+        if not all(type(number) is int for number in numbers):
+            raise ValueError(f"index and term {numbers}")
     except (struct.error, ValueError, TypeError, KeyError, msgpack.UnpackException) as error:
         raise Damaged(f"{NAME}: does not begin like a snapshot; nothing was changed") from error
-    if found[0] != FORMAT:
-        raise Unsupported(f"{NAME}: format {found[0]!r}, this version reads {FORMAT}")
-    if found[1] != cluster:
-        raise LocalError(f"{NAME}: of cluster {found[1]!r}, expected {cluster!r}")
+    if found != cluster:
+        raise LocalError(f"{NAME}: of cluster {found!r}, expected {cluster!r}; nothing was changed")
     return end, fields
 
 
@@ -96,7 +100,9 @@ def load(storage: Storage, cluster: str) -> tuple[Snapshot, TrackerMachine] | No
     start, fields = read_head(data, cluster)
     machine = TrackerMachine.restore([bytes(data[start:-HASH_BYTES])])
     if machine.applied != fields["index"]:
-        raise Damaged(f"{NAME}: says index {fields['index']}, holds {machine.applied}")
+        raise Damaged(
+            f"{NAME}: says index {fields['index']}, holds {machine.applied}; nothing was changed"
+        )
     return Snapshot(fields["index"], fields["term"], len(data), sha256), machine
 
 
@@ -111,16 +117,18 @@ class Incoming:
         self._hash = hashlib.sha256()
         self._restoring = TrackerMachine.restoring()
         self._head = bytearray()
+        self._tail = bytearray()
         self._in_body = False
 
     def feed(self, data: bytes) -> None:
-        """Take the next part. Raises :class:`Damaged`, :class:`Unsupported`."""
-        body_end = self.offer.size - HASH_BYTES
-        inside = data[: max(0, body_end - self.offset)]
+        """Take the next part. Raises :class:`Damaged`, :class:`Unsupported`, :class:`LocalError`
+        (of another cluster)."""
+        if self.offset + len(data) > self.offer.size:
+            raise Damaged(f"the snapshot offered with {self.offer.size} bytes goes on behind them")
+        inside = data[: max(0, self.offer.size - HASH_BYTES - self.offset)]
+        self._tail += data[len(inside) :]
         self._hash.update(inside)
         self.offset += len(data)
-        if self.offset > self.offer.size:
-            raise Damaged(f"snapshot of {self.offer.size} bytes goes on at byte {self.offset}")
         if not self._in_body:
             self._head += inside
             inside = self._try_head()
@@ -145,7 +153,7 @@ class Incoming:
 
     def finish(self) -> TrackerMachine:
         """The machine, once :attr:`complete`. Raises :class:`Damaged` unless all of it is right."""
-        if self._hash.digest() != self.offer.sha256:
+        if not self._hash.digest() == self._tail == self.offer.sha256:
             raise Damaged("the snapshot that came does not have the hash that was offered")
         machine = self._restoring.finish()
         if machine.applied != self.offer.index:

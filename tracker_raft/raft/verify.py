@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from tracker_raft.errors import P2PError
 from tracker_raft.raft import records
+from tracker_raft.raft.memory import KnownMembers
 from tracker_raft.raft.recovery import recover
 from tracker_raft.raft.segments import PREFIX, Identity
 from tracker_raft.raft.storage import Storage
@@ -58,11 +59,11 @@ def verify(storage: Storage) -> Findings:
     names = [name for name in storage.names() if name.startswith(PREFIX)]
     if not names:
         return Findings(problem="no journal: this is not the directory of a node that ever ran")
-    identity = _identity(storage, names[0])
-    if identity is None:
-        return Findings(segments=len(names), problem=f"{names[0]}: does not begin like a journal")
+    # Without one the machine stopped before the first batch, or a start says what is wrong.
+    identity = _identity(storage, names[0]) or Identity("", "", "")
     try:
         found = recover(_ReadOnly(storage), identity)
+        KnownMembers(_ReadOnly(storage))
     except P2PError as error:
         return Findings(identity.cluster, identity.node, len(names), problem=str(error))
     journal, snapshot = found.journal, found.snapshot
