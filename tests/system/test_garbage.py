@@ -14,9 +14,9 @@ import pytest
 
 from tracker_raft import wire
 from tracker_raft.config import MIB, Address, Member, NodeConfig, RaftTiming, WireLimits
-from tracker_raft.machine import TrackerMachine
-from tracker_raft.raft.journal import SegmentJournal
 from tracker_raft.raft.links import Links
+from tracker_raft.raft.memory import KnownMembers
+from tracker_raft.raft.recovery import recover
 from tracker_raft.raft.replica import Replica
 from tracker_raft.raft.segments import Identity
 from tracker_raft.raft.storage import Directory, ThreadWriter
@@ -46,23 +46,20 @@ async def tracker(directory: Path, **limits: Any) -> AsyncIterator[NodeConfig]:
         limits=WireLimits(**limits),
     )
     fatal: list[str] = []
-    machine, links = TrackerMachine(), Links(config, "boot")
     storage = Directory(directory)
-    journal = SegmentJournal(storage, Identity(config.cluster, "n1", "birth"))
+    links = Links(config, "boot", "birth", KnownMembers(storage))
     writer = ThreadWriter(asyncio.get_running_loop().call_soon_threadsafe)
     replica = Replica(
         config,
-        machine=machine,
-        journal=journal,
+        recovered=recover(storage, Identity(config.cluster, "n1", "birth")),
+        storage=storage,
         writer=writer,
         links=links,
         scheduler=asyncio.get_running_loop(),
         on_fatal=fatal.append,
     )
     links.owner = replica
-    server = Server(
-        config, replica=replica, machine=machine, trackers=lambda: [str(client)], describe=dict
-    )
+    server = Server(config, replica=replica, trackers=lambda: [str(client)], describe=dict)
     await server.start()
     await links.start()
     try:

@@ -13,6 +13,7 @@ from typing import Any
 
 import msgpack
 import pytest
+from journal_driver import Memory
 
 from tracker_raft import wire
 from tracker_raft.config import MIB, Address, Member, NodeConfig, WireLimits
@@ -20,6 +21,7 @@ from tracker_raft.errors import LocalError
 from tracker_raft.raft import links as links_module
 from tracker_raft.raft.election import Reconnect
 from tracker_raft.raft.links import Links
+from tracker_raft.raft.memory import KnownMembers
 
 WAIT_S = 20.0
 LIMITS = WireLimits(hello_timeout_s=0.3, link_frame_bytes_max=MIB)
@@ -77,9 +79,13 @@ def configs(directory: Path, *nodes: str) -> list[NodeConfig]:
     ]
 
 
+def links_of(config: NodeConfig, boot: str) -> Links:
+    return Links(config, boot, f"birth of {config.node}", KnownMembers(Memory()))
+
+
 @asynccontextmanager
 async def running(config: NodeConfig, boot: str = "first") -> AsyncIterator[tuple[Links, Owner]]:
-    links, owner = Links(config, boot), Owner()
+    links, owner = links_of(config, boot), Owner()
     links.owner = owner
     await links.start()
     try:
@@ -132,6 +138,8 @@ def hello(node: str = "n2", **more: Any) -> dict[str, Any]:
         "protocol": 1,
         "cluster": "test",
         "node": node,
+        "birth": f"birth of {node}",
+        "members": ("n1", "n2"),
         "boot": "b",
         "endpoint": "127.0.0.1:9",
         "probe": False,
@@ -335,7 +343,7 @@ async def test_a_port_in_use_is_said_so(tmp_path: Path) -> None:
     """Broken: a tracker that cannot listen seems to run."""
     one, _ = configs(tmp_path, "n1", "n2")
     with closing(socket.create_server(("127.0.0.1", one.raft_bind.port))):
-        links = Links(one, "boot")
+        links = links_of(one, "boot")
         links.owner = Owner()
         with pytest.raises(LocalError, match="cannot listen on raft address"):
             await links.start()
