@@ -18,9 +18,7 @@ from tests.sim.run import Outcome, run, shrink
 @click.option("--flips", is_flag=True, help="Bits flip on disks, too.")
 @click.option("--seed", type=int, help="Replay one seed and show what happened.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object at the end.")
-def main(
-    seeds: int, first: int, jobs: int, flips: bool, seed: int | None, as_json: bool
-) -> None:
+def main(seeds: int, first: int, jobs: int, flips: bool, seed: int | None, as_json: bool) -> None:
     """Simulate clusters under faults; exit status 1 when an invariant broke."""
     if seed is not None:
         _show(run(seed, flips=flips))
@@ -40,9 +38,15 @@ def main(
                 failed.append(outcome)
                 click.echo(f"seed {outcome.seed}: {outcome.violation}")
             elif not as_json and totals["seeds"] % 50 == 0:
-                click.echo(f"{totals['seeds']} of {seeds} seeds, {time.monotonic() - began_s:.0f} s")
+                click.echo(
+                    f"{totals['seeds']} of {seeds} seeds, {time.monotonic() - began_s:.0f} s"
+                )
     totals["virtual_hours"] = round(totals["virtual_hours"], 2)
-    report = {**totals, "seconds": round(time.monotonic() - began_s, 1), "failed": [o.seed for o in failed]}
+    report = {
+        **totals,
+        "seconds": round(time.monotonic() - began_s, 1),
+        "failed": [o.seed for o in failed],
+    }
     click.echo(json.dumps(report) if as_json else f"{report}")
     for outcome in failed[:3]:
         smallest = shrink(outcome.seed, outcome.faults, lambda o: o.violation is not None)

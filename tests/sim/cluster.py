@@ -141,11 +141,17 @@ class SimCluster:
 
     def heal(self) -> None:
         """End every fault: all nodes run, all links may come up, disks have room."""
+        self.heal_all_but(set())
+
+    def heal_all_but(self, dead: set[str]) -> None:
+        """The same, but that these nodes stay as they are."""
         network = self.network
         for pair in sorted(network.cut):
             network.heal(pair)
         network.delay_s = (0.0001, 0.0005)
         for node in self.nodes.values():
+            if node.node in dead:
+                continue
             node.disk.full = False
             node.disk.latency_s = (0.0002, 0.0006)
             if node.process is not None and node.process.paused:

@@ -141,7 +141,11 @@ class SimDisk:
         if torn:
             offset, data = rest[0]
             sectors = random.randint(0, len(data) // SECTOR_BYTES)
-            _put(file.kept, offset, data[: sectors * SECTOR_BYTES + SECTOR_BYTES - offset % SECTOR_BYTES])
+            _put(
+                file.kept,
+                offset,
+                data[: sectors * SECTOR_BYTES + SECTOR_BYTES - offset % SECTOR_BYTES],
+            )
         file.settled += len(file.unsynced)
         file.unsynced.clear()
         file.content = bytearray(file.kept)

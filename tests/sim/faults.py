@@ -52,7 +52,8 @@ MIXED = {
 PROFILES: tuple[dict[str, int], ...] = (
     MIXED,
     {"cut": 8, "isolate": 4, "leader": 3, "break": 1, "slow net": 2},
-    {"leader": 6, "crash loop": 4, "cut": 2, "power": 2},
+    {"crash loop": 8, "cut": 6, "leader": 4, "isolate": 3},
+    {"cut": 4, "isolate": 4, "kill": 4, "leader": 3, "power": 3},
     {"power": 4, "power all": 3, "slow disk": 3, "leader": 2, "break": 1},
 )
 """What goes wrong most: each seed has one of them."""

@@ -75,8 +75,12 @@ class Watch:
                 before = 0  # a new process learns the commit index from a leader
             journal = node.replica.journal
             if commit < before or journal.last_index < commit:
-                raise Violation(f"{node.node} had committed {before}, its log ends at {journal.last_index}")
-            for index in range(max(before + 1 if before <= commit else 1, journal.first_index), commit + 1):
+                raise Violation(
+                    f"{node.node} had committed {before}, its log ends at {journal.last_index}"
+                )
+            for index in range(
+                max(before + 1 if before <= commit else 1, journal.first_index), commit + 1
+            ):
                 self._commits(node.node, index, journal[index - journal.first_index])
             if applied:
                 self._hash(node.node, applied, node.replica.machine.state_hash)
@@ -144,7 +148,9 @@ class Watch:
         asked = sorted((done.asked_s, done.at, done.what) for done in self.acknowledged)
         reads = sorted(self.reads)
         self._sweep(told, [(at_s, at, what) for at_s, at, what in asked], strict=True)
-        self._sweep(told, [(at_s, (index, 1 << 62), what) for at_s, index, what in reads], strict=False)
+        self._sweep(
+            told, [(at_s, (index, 1 << 62), what) for at_s, index, what in reads], strict=False
+        )
 
     @staticmethod
     def _sweep(
@@ -159,4 +165,6 @@ class Watch:
                 newest = max(newest, told[place][1])
                 place += 1
             if at < newest or (strict and at == newest):
-                raise Violation(f"{what} stands at {at}, {newest} was acknowledged before it was asked")
+                raise Violation(
+                    f"{what} stands at {at}, {newest} was acknowledged before it was asked"
+                )

@@ -12,12 +12,16 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 from unittest.mock import patch
 
+from tracker_raft.errors import Damaged
+from tracker_raft.machine import TrackerMachine
 from tracker_raft.machine.sessions import SessionTable
 from tracker_raft.raft import filters, records, segments
 from tracker_raft.raft.engine import Engine, Member
 from tracker_raft.raft.filters import Message, Situation, Verdict
 from tracker_raft.raft.gate import Gate
 from tracker_raft.raft.journal import SegmentJournal
+from tracker_raft.raft.keeper import SnapshotKeeper
+from tracker_raft.raft.snapshots import Incoming
 
 Patch = Callable[[ExitStack], None]
 
@@ -42,8 +46,7 @@ def _no_term(stack: ExitStack) -> None:
     genuine = filters._acknowledgement
 
     def raw(message: Message, here: Situation) -> Verdict:
-        verdict = genuine({**message, "term": here.term}, here)
-        return verdict
+        return genuine({**message, "term": here.term}, here)
 
     stack.enter_context(patch.object(filters, "_acknowledgement", raw))
 
@@ -109,6 +112,37 @@ def _replies_forgotten(stack: ExitStack) -> None:
     stack.enter_context(patch.object(SessionTable, "record", lambda *_: None))
 
 
+def _compacts_too_early(stack: ExitStack) -> None:
+    """S6: the log is cut when a snapshot is begun, not when it is durable."""
+    genuine = SnapshotKeeper._slice
+
+    def slice_and_cut(self: SnapshotKeeper, making: Any) -> None:
+        for name in self._journal.forget_before(making.cursor.applied):
+            self._storage.delete(name)
+        genuine(self, making)
+
+    stack.enter_context(patch.object(SnapshotKeeper, "_slice", slice_and_cut))
+
+
+def _unverified_snapshot(stack: ExitStack) -> None:
+    """S3: a snapshot that came damaged is taken for good."""
+    genuine = Incoming.finish
+
+    def trusting(self: Incoming) -> TrackerMachine:
+        try:
+            return genuine(self)
+        except Damaged:
+            machine = TrackerMachine()
+            machine.applied = self.offer.index
+            return machine
+
+    def careless(self: Incoming, data: bytes) -> None:
+        self.offset += len(data)
+
+    stack.enter_context(patch.object(Incoming, "feed", careless))
+    stack.enter_context(patch.object(Incoming, "finish", trusting))
+
+
 MUTANTS: dict[str, tuple[Patch, bool]] = {
     "no trim (S1)": (_no_trim, False),
     "no term on acknowledgements (S2)": (_no_term, False),
@@ -117,6 +151,8 @@ MUTANTS: dict[str, tuple[Patch, bool]] = {
     "vote not persisted": (_vote_forgotten, False),
     "no checksum (S7)": (_no_checksum, True),
     "reply table dropped": (_replies_forgotten, False),
+    "compaction before the snapshot is durable (S6)": (_compacts_too_early, False),
+    "snapshot installed unverified (S3)": (_unverified_snapshot, False),
 }
 """Name -> (how it is made, whether it takes flipped bits to show)."""
 

@@ -66,7 +66,7 @@ def run(seed: int, faults: list[Fault] | None = None, *, flips: bool = False) ->
     with library_globals():
         watch = Watch(cluster)
         try:
-            _play(world, cluster, watch, faults, outcome)
+            _play(world, cluster, watch, faults, outcome, flips)
         except Violation as violation:
             outcome.violation = str(violation)
             outcome.details = traceback.format_exc()
@@ -81,7 +81,12 @@ def run(seed: int, faults: list[Fault] | None = None, *, flips: bool = False) ->
 
 
 def _play(
-    world: World, cluster: SimCluster, watch: Watch, faults: list[Fault], outcome: Outcome
+    world: World,
+    cluster: SimCluster,
+    watch: Watch,
+    faults: list[Fault],
+    outcome: Outcome,
+    flips: bool,
 ) -> None:
     world.after_event = watch.look
     clients = [
@@ -97,6 +102,8 @@ def _play(
     world.run_until(end_s, stop=lambda: last.outcomes["ok"] >= 5 or _majority_quarantined(cluster))
     outcome.unknown = sum(client.outcomes["unknown"] for client in clients)
     for node in cluster.nodes.values():
+        if node.quarantined and not flips:
+            raise Violation(f"{node.node} found damage nobody did: {node.quarantined}")
         if node.fatal:
             raise Violation(f"{node.node} stopped: {node.fatal}")
     if _majority_quarantined(cluster):

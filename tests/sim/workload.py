@@ -98,7 +98,9 @@ class SimClient:
         else:
             self.outcomes["ok" if "ok" in reply else "refused"] += 1
             self.watch.acknowledged.append(
-                Acknowledged(call.asked_s, self.world.now_s, reply, call.at, f"{self.name} {operation}")
+                Acknowledged(
+                    call.asked_s, self.world.now_s, reply, call.at, f"{self.name} {operation}"
+                )
             )
             self._check_version(operation, reply)
         self._pause()

@@ -38,14 +38,18 @@ class World:
         self._heap: list[tuple[float, int, Process | None, Call]] = []
         self._numbers = 0
 
-    def at(self, time_s: float, process: Process | None, work: Callable[..., object], *args: Any) -> Call:
+    def at(
+        self, time_s: float, process: Process | None, work: Callable[..., object], *args: Any
+    ) -> Call:
         """Ask for ``work(*args)`` at ``time_s``, in the life of ``process`` (None: the world)."""
         call = Call(work, args)
         self._numbers += 1
         heapq.heappush(self._heap, (max(time_s, self.now_s), self._numbers, process, call))
         return call
 
-    def after(self, delay_s: float, process: Process | None, work: Callable[..., object], *args: Any) -> Call:
+    def after(
+        self, delay_s: float, process: Process | None, work: Callable[..., object], *args: Any
+    ) -> Call:
         return self.at(self.now_s + delay_s, process, work, *args)
 
     def run_until(self, end_s: float, stop: Callable[[], bool] = lambda: False) -> None:
