@@ -172,6 +172,12 @@ class Line:
         self._clock.call_at(self._clock.now_s + 0.001, self.other.take, self._node, spoiled)
         return True
 
+    def twice(self, message: Message) -> Message:
+        """To be used as :attr:`spoils`: all but offers arrives a second time."""
+        if self.other is not None and message["type"] != "snapshot_offer":
+            self._clock.call_soon(self.other.take, self._node, dict(message))
+        return message
+
     def kinds(self) -> list[str]:
         return [message["type"].removeprefix("snapshot_") for message in self.sent]
 

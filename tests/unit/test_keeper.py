@@ -11,7 +11,7 @@ import pytest
 from keeper_driver import SMALL, Clock, Side, pair
 from machine_driver import publish
 
-from tracker_raft.machine import SnapshotCursor
+from tracker_raft.machine import SnapshotCursor, TrackerMachine
 from tracker_raft.raft import snapshots
 from tracker_raft.raft.seams import Message
 
@@ -89,12 +89,15 @@ def test_the_log_found_at_the_start_counts_once_it_is_applied(side: Side, clock:
     """Broken: a node that is restarted often never takes a snapshot and its log only grows; or
     it takes one of a state that lacks most of the log it is about to apply."""
     side.write(40)
-    machine = side.machine
-    side.driver.machine = type(machine)()
+    whole = side.machine
+    part = TrackerMachine()
+    for index in range(1, whole.applied):
+        part.skip(index)
+    side.driver.machine = part
     side.open()
     side.keeper.consider()
     assert not side.making
-    side.driver.machine = machine
+    side.driver.machine = whole
     side.keeper.consider()
     assert side.making
 
@@ -401,6 +404,47 @@ def test_a_broken_link_costs_what_was_in_flight(two: tuple[Side, Side], clock: C
     assert offsets.count(0) == 1
     assert len(offsets) > len(set(offsets)), "what was lost is asked for again"
     assert laggard.file() == leader.file()
+
+
+def test_parts_that_come_twice_do_no_harm(two: tuple[Side, Side]) -> None:
+    """Broken: an offer repeated while parts are on their way spoils what comes."""
+    leader, laggard = two
+    for line in leader.line, laggard.line:
+        line.spoils = lambda message, line=line: line.twice(message)  # type: ignore[misc]
+    leader.keeper.lags("n2")
+    leader.clock.run(seconds=SMALL.offer_period_s / 2)
+    assert len(laggard.installed) == 1
+    assert laggard.file() == leader.file()
+
+
+def test_a_log_that_goes_on_behind_what_came_is_kept_and_cut(two: tuple[Side, Side]) -> None:
+    """Broken: a node that only had not applied its log yet loses it, or never shortens it."""
+    leader, laggard = two
+    durable = leader.keeper.durable
+    assert durable is not None
+    for index in range(laggard.journal.last_index + 1, durable.index + 4):
+        laggard.journal.add(b"\x00" + b"entry %d" % index * 10, index, 1)
+    laggard.journal.sync()
+    come(leader, laggard)
+    assert laggard.journal.last_index == durable.index + 3
+    assert laggard.journal.first_index == durable.index - SMALL.entries_kept
+
+
+@pytest.mark.parametrize("which", ["made", "came"])
+def test_who_closes_during_the_rename_neither_cuts_nor_installs(
+    two: tuple[Side, Side], clock: Clock, which: str
+) -> None:
+    """Broken: a replica that is being closed gets another state and log under its hands."""
+    leader, laggard = two
+    laggard.write(30)
+    if which == "made":
+        laggard.keeper.consider(force=True)
+    else:
+        leader.keeper.lags("n2")
+    clock.run(lambda: ("rename", "snapshot") in laggard.storage.calls)
+    laggard.keeper.close()
+    clock.run(seconds=1)
+    assert (laggard.installed, laggard.journal.first_index) == ([], 1)
 
 
 @pytest.mark.parametrize("where", ["the head", "the middle", "the last byte"])
