@@ -77,10 +77,18 @@ PURE: dict[str, set[str]] = {
     "tracker_raft/client/breaker.py": HANDED_IN,
     "tracker_raft/raft/clock.py": set(),
     "tracker_raft/raft/election.py": set(),
+    "tracker_raft/raft/agreement.py": set(),
     "tracker_raft/raft/filters.py": set(),
+    "tracker_raft/raft/flights.py": set(),
+    "tracker_raft/raft/gate.py": set(),
+    "tracker_raft/raft/hello.py": set(),
     "tracker_raft/raft/intake.py": set(),
+    "tracker_raft/raft/journal.py": set(),  # files and threads are handed in
+    "tracker_raft/raft/outbox.py": set(),
     "tracker_raft/raft/reads.py": set(),
+    "tracker_raft/raft/records.py": set(),
     "tracker_raft/raft/seams.py": set(),
+    "tracker_raft/raft/segments.py": set(),  # files are handed in
     "peer/limits.py": set(),
     "peer/manifest.py": set(),
     "peer/messages.py": set(),
@@ -285,7 +293,7 @@ def test_no_file_names_a_place_outside_the_project() -> None:
     outside = re.compile("(?<![\\w.-])/(?:" + "|".join(["work", "tmp/w"]) + r")(?![\w-])")
     tops = ("tracker_raft", "peer", "bench", "tests", "docs", ".ci")
     files = [path for top in tops for path in (ROOT / top).rglob("*") if path.is_file()]
-    files += [path for path in ROOT.iterdir() if path.is_file()]
+    files += [path for path in ROOT.iterdir() if path.is_file() and path.name != ".git"]
     found = []
     for path in files:
         if path.suffix in {".py", ".md", ".toml", ".txt", ""} and "results" not in path.parts:

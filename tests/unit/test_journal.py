@@ -342,7 +342,7 @@ def test_no_room_for_a_segment_is_not_final_and_loses_nothing(number: int) -> No
     durable, before = journal.durable, storage.copy()
     journal.setCurrentTerm(2, "n3")
     journal.add(b"\x00more", index + 1, 2)
-    with pytest.raises(LocalError, match="no room for the journal.*tried again"):
+    with pytest.raises(LocalError, match=r"no room for the journal.*tried again"):
         journal.sync()
     assert (journal.durable, journal.durable_index) == (durable, index - 1)
     assert storage.copy() == before
@@ -670,7 +670,7 @@ def test_a_disk_that_cannot_be_read_is_said_in_our_words() -> None:
     """Broken: a failing disk at the start ends in a traceback."""
     storage = Memory({"log-000000000001": b""})
     storage.fails["read"] = errno.EIO
-    with pytest.raises(LocalError, match="cannot be opened: .*read fails"):
+    with pytest.raises(LocalError, match=r"cannot be opened: .*read fails"):
         SegmentJournal(storage, IDENTITY)
 
 

@@ -13,9 +13,9 @@ Format (integers big-endian), :data:`FORMAT`::
              4 reset     u64 index | u64 term: a snapshot up to here replaced the log
 
 A *batch* is what one sync made durable; it never spans two segments, and the next one is not
-written before that sync. It is read whole or not at all. A *segment* is allocated whole, as zeros, so that writing into it does
-not run out of space. Its header repeats term and vote, so that deleting older segments loses
-nothing, and names the CRC its predecessor ended with (``chain``).
+written before that sync. It is read whole or not at all. A *segment* is allocated whole, as zeros,
+so that writing into it does not run out of space. Its header repeats term and vote, so that
+deleting older segments loses nothing, and names the CRC its predecessor ended with (``chain``).
 
 What a bad record means. Chained CRCs tie a record to all before it. Behind the last whole batch,
 bytes that belong to the batch that was being written when the machine stopped are a *torn tail*,
