@@ -50,7 +50,10 @@ def free_port() -> int:
 class Node:
     """One replica with its parts, and why it stopped if it did."""
 
-    def __init__(self, config: NodeConfig, segment_bytes: int = SEGMENT_BYTES) -> None:
+    def __init__(
+        self, config: NodeConfig, segment_bytes: int = SEGMENT_BYTES, birth: str | None = None
+    ) -> None:
+        """``birth``: of a directory that is new."""
         config.data_dir.mkdir(exist_ok=True)
         self.config = config
         loop = asyncio.get_running_loop()
@@ -58,7 +61,7 @@ class Node:
         self.fatal: list[str] = []
         self.storage = Directory(config.data_dir)
         self.memory = Directory(config.data_dir)
-        identity = Identity("test", config.node, f"birth of {config.node}")
+        identity = Identity("test", config.node, birth or f"birth of {config.node}")
         self.recovered = recover(self.storage, identity, segment_bytes=segment_bytes)
         self.journal = self.recovered.journal
         known = KnownMembers(self.memory)
