@@ -6,7 +6,7 @@ import hashlib
 import itertools
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from types import TracebackType
 from typing import Any, Self
 
@@ -119,8 +119,13 @@ class Writers:
         }
 
 
-def check_nothing_lost(cluster: Cluster, writers: Writers) -> None:
-    """What was acknowledged is there, what was refused is not, the replicas are equal."""
+def check_nothing_lost(
+    cluster: Cluster, writers: Writers, among: Collection[str] | None = None
+) -> None:
+    """What was acknowledged is there, what was refused is not, the replicas are equal.
+
+    ``among``: the nodes that are still of the cluster; None: all.
+    """
     with TrackerClient(cluster.endpoints) as client:
         present = {record.name: record for record in client.files("chaos/")}
         lost = writers.acknowledged - present.keys()
@@ -146,14 +151,15 @@ def check_nothing_lost(cluster: Cluster, writers: Writers) -> None:
             pass
         else:
             raise AssertionError("a name nobody published was found")
-    check_replicas_equal(cluster)
+    check_replicas_equal(cluster, among)
 
 
-def check_replicas_equal(cluster: Cluster) -> None:
-    """All replicas reach the same index with the same state hash."""
+def check_replicas_equal(cluster: Cluster, among: Collection[str] | None = None) -> None:
+    """All replicas, or those of the nodes ``among``, reach the same index and state hash."""
 
     def settled() -> bool:
         nodes = cluster.status()["nodes"]
+        nodes = [node for node in nodes if among is None or node["id"] in among]
         return len({(node["applied"], node["state_hash"]) for node in nodes}) == 1
 
     wait_until(f"equal replicas: {cluster.status()['nodes']}", settled, 15.0)
