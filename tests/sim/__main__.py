@@ -8,6 +8,7 @@ from multiprocessing import get_context
 
 import click
 
+from tests.sim.mutants import MUTANTS, hunt
 from tests.sim.run import Outcome, run, shrink
 
 
@@ -17,11 +18,15 @@ from tests.sim.run import Outcome, run, shrink
 @click.option("--jobs", default=2, show_default=True, help="Processes side by side.")
 @click.option("--flips", is_flag=True, help="Bits flip on disks, too.")
 @click.option("--seed", type=int, help="Replay one seed and show what happened.")
+@click.option("--mutant", help="Hunt this mutant instead: which seed catches it?")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object at the end.")
 def main(seeds: int, first: int, jobs: int, flips: bool, seed: int | None, as_json: bool) -> None:
     """Simulate clusters under faults; exit status 1 when an invariant broke."""
     if seed is not None:
         _show(run(seed, flips=flips))
+        return
+    if mutant is not None:
+        _hunt(mutant, range(first, first + seeds))
         return
     began_s = time.monotonic()
     totals = {"seeds": 0, "faults": 0, "events": 0, "virtual_hours": 0.0, "acknowledged": 0}
@@ -53,6 +58,16 @@ def main(seeds: int, first: int, jobs: int, flips: bool, seed: int | None, as_js
         click.echo(f"seed {outcome.seed} fails with {len(smallest)} faults:")
         _show(run(outcome.seed, smallest))
     raise SystemExit(1 if failed else 0)
+
+
+def _hunt(name: str, seeds: range) -> None:
+    if name not in MUTANTS:
+        raise click.UsageError(f"no mutant {name!r}; there are: {', '.join(MUTANTS)}")
+    outcome = hunt(MUTANTS[name], seeds)
+    if outcome is None:
+        click.echo(f"{name}: not caught by seeds {seeds.start} to {seeds.stop - 1}")
+        raise SystemExit(1)
+    click.echo(f"{name}: caught by seed {outcome.seed}: {outcome.violation}")
 
 
 def _one(work: tuple[int, bool]) -> Outcome:

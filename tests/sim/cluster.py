@@ -113,10 +113,10 @@ class SimNode:
 class SimCluster:
     """All nodes of one run."""
 
-    def __init__(self, world: World, nodes: int, timing: RaftTiming | None = None) -> None:
+    def __init__(self, world: World, ids: list[str], timing: RaftTiming | None = None) -> None:
         self.world = world
         self.timing = timing or RaftTiming()
-        self.ids = [f"n{number}" for number in range(1, nodes + 1)]
+        self.ids = ids
         self.network = Network(world)
         self.nodes = {node: SimNode(self, node) for node in self.ids}
 

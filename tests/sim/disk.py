@@ -97,10 +97,10 @@ class SimDisk:
     def close(self) -> None:
         return None
 
-    # -- what the writer needs: a sync takes time ---------------------------------------------------
+    # -- what the writer needs: a sync takes time -----------------------------------------------
 
     def begin(self, work: Callable[[], None]) -> list[tuple[_File, int]]:
-        """Do ``work`` now, but for its syncs: :meth:`complete` does those. May raise ``OSError``."""
+        """Do ``work`` now but for its syncs, which :meth:`complete` does. Raises ``OSError``."""
         self.deferring, self._deferred = True, []
         try:
             work()
@@ -117,10 +117,7 @@ class SimDisk:
     def crash(self) -> None:
         """The machine stops: what was not synced meets its fate."""
         random = self._world.random
-        if random.random() < 0.5:
-            names = dict(self._kept_names)
-        else:
-            names = dict(self._names)
+        names = dict(self._kept_names if random.random() < 0.5 else self._names)
         self._names = names
         self._kept_names = dict(names)
         for name in sorted(names):

@@ -43,6 +43,7 @@ MIXED = {
     "break": 5,
     "cut": 4,
     "isolate": 3,
+    "isolate leader": 2,
     "slow net": 2,
     "slow disk": 2,
     "full disk": 1,
@@ -51,7 +52,7 @@ MIXED = {
 }
 PROFILES: tuple[dict[str, int], ...] = (
     MIXED,
-    {"cut": 8, "isolate": 4, "leader": 3, "break": 1, "slow net": 2},
+    {"cut": 8, "isolate": 3, "isolate leader": 3, "leader": 3, "break": 1, "slow net": 2},
     {"crash loop": 8, "cut": 6, "leader": 4, "isolate": 3},
     {"cut": 4, "isolate": 4, "kill": 4, "leader": 3, "power": 3},
     {"power": 4, "power all": 3, "slow disk": 3, "leader": 2, "break": 1},
@@ -60,10 +61,21 @@ PROFILES: tuple[dict[str, int], ...] = (
 CRASH_LOOP_S = 0.04
 
 
-def draw(seed: int, ids: list[str], end_s: float, *, flips: bool = False) -> list[Fault]:
-    """The faults of a run of ``end_s`` seconds, in order of time."""
+def draw(
+    seed: int,
+    ids: list[str],
+    end_s: float,
+    *,
+    flips: bool = False,
+    weights: dict[str, int] | None = None,
+) -> list[Fault]:
+    """The faults of a run of ``end_s`` seconds, in order of time.
+
+    ``weights``: how often each kind, instead of the profile that the seed draws.
+    """
     chance = random.Random(f"faults of {seed}")
-    weights = chance.choice(PROFILES) | ({"flip": 2} if flips else {})
+    drawn = chance.choice(PROFILES)
+    weights = (weights or drawn) | ({"flip": 2} if flips else {})
     faults = []
     rate = chance.choice((0.5, 1.0, 2.0, 4.0))
     at_s = 0.5
@@ -108,6 +120,13 @@ class Applier:
         nodes = [node for node in self.cluster.nodes.values() if node.replica is not None]
         return [n for n in nodes if n.replica and n.replica.engine.role is Role.LEADER]
 
+    def _isolate(self, fault: Fault, node: str) -> None:
+        for name in self.cluster.ids:
+            if name != node:
+                for pair in ((name, node), (node, name)):
+                    self.cluster.network.begin_cut(pair)
+                    self._later(fault, self.cluster.network.heal, pair)
+
     def _crash_loop(self, node: SimNode, end_s: float) -> None:
         """Killed and started again, over and over, as a supervisor would."""
         if self.healed or self.world.now_s >= end_s:
@@ -150,11 +169,10 @@ class Applier:
                 network.begin_cut((fault.node, fault.other))
                 self._later(fault, network.heal, (fault.node, fault.other))
             case "isolate":
-                for name in self.cluster.ids:
-                    if name != fault.node:
-                        for pair in ((name, fault.node), (fault.node, name)):
-                            network.begin_cut(pair)
-                            self._later(fault, network.heal, pair)
+                self._isolate(fault, fault.node)
+            case "isolate leader":
+                for each in self._leaders():
+                    self._isolate(fault, each.node)
             case "slow net":
                 network.delay_s = (0.005, 0.05)
                 self._later(fault, setattr, network, "delay_s", (0.0001, 0.0005))

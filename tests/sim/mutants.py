@@ -7,11 +7,14 @@ there. ``python -m tests.sim --mutant NAME`` looks for the first seed that catch
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from typing import Any
 from unittest.mock import patch
 
+from tests.sim.faults import draw
+from tests.sim.run import FAULTY_S, Outcome, ids_of, run
 from tracker_raft.errors import Damaged
 from tracker_raft.machine import TrackerMachine
 from tracker_raft.machine.sessions import SessionTable
@@ -143,23 +146,68 @@ def _unverified_snapshot(stack: ExitStack) -> None:
     stack.enter_context(patch.object(Incoming, "finish", trusting))
 
 
-MUTANTS: dict[str, tuple[Patch, bool]] = {
-    "no trim (S1)": (_no_trim, False),
-    "no term on acknowledgements (S2)": (_no_term, False),
-    "no clamp (S16)": (_no_clamp, False),
-    "no sync before a promise (S4)": (_no_sync, False),
-    "vote not persisted": (_vote_forgotten, False),
-    "no checksum (S7)": (_no_checksum, True),
-    "reply table dropped": (_replies_forgotten, False),
-    "compaction before the snapshot is durable (S6)": (_compacts_too_early, False),
-    "snapshot installed unverified (S3)": (_unverified_snapshot, False),
+def _stock(stack: ExitStack) -> None:
+    """The library as published: no filter, no term on acknowledgements, nothing waits for a disk."""
+
+    def pass_on(message: Message, here: Situation) -> Verdict:
+        return Verdict(deliver=message)
+
+    stack.enter_context(patch.object(filters, "incoming", pass_on))
+    stack.enter_context(patch.object(filters, "outgoing", lambda message, term: message))
+
+    def deliver(self: Engine, node: Member, message: Message) -> None:
+        self._SyncObj__onMessageReceived(node, message)
+
+    stack.enter_context(patch.object(Engine, "deliver", deliver))
+    _no_sync(stack)
+
+
+@dataclass(frozen=True, slots=True)
+class Mutant:
+    """One mend taken out, and what it takes to show."""
+
+    make: Patch
+    flips: bool = False
+    """Bits flip on disks."""
+    weights: dict[str, int] | None = None
+    """Faults that show it; None: those of the seed."""
+
+
+MUTANTS: dict[str, Mutant] = {
+    "the library as published": Mutant(_stock),
+    "no trim (S1)": Mutant(_no_trim),
+    "no clamp (S16)": Mutant(_no_clamp, weights={"isolate leader": 8, "kill": 1, "break": 1}),
+    "snapshot installed unverified (S3)": Mutant(_unverified_snapshot),
+    "no sync before a promise (S4)": Mutant(
+        _no_sync, weights={"power": 6, "power all": 4, "slow disk": 3, "leader": 2}
+    ),
+    "vote not persisted": Mutant(
+        _vote_forgotten, weights={"crash loop": 8, "cut": 6, "leader": 4, "isolate": 3}
+    ),
+    "compaction before the snapshot is durable (S6)": Mutant(_compacts_too_early),
+    "no checksum (S7)": Mutant(_no_checksum, flips=True),
+    "reply table dropped": Mutant(_replies_forgotten),
 }
-"""Name -> (how it is made, whether it takes flipped bits to show)."""
+"""By name. That an acknowledgement of another term counts (S2) takes a history of its own:
+:mod:`tests.sim.stale_acknowledgements`."""
+
+NO_TERM = Mutant(_no_term)
 
 
 @contextmanager
-def mutant(name: str) -> Iterator[None]:
+def mutated(mutant: Mutant) -> Iterator[None]:
     """The code as that mutant, while the context lasts."""
     with ExitStack() as stack:
-        MUTANTS[name][0](stack)
+        mutant.make(stack)
         yield
+
+
+def hunt(mutant: Mutant, seeds: Iterable[int]) -> Outcome | None:
+    """The first of the seeds that catches the mutant; None: it gets away."""
+    with mutated(mutant):
+        for seed in seeds:
+            faults = draw(seed, ids_of(seed), FAULTY_S, flips=mutant.flips, weights=mutant.weights)
+            outcome = run(seed, faults, flips=mutant.flips)
+            if outcome.violation is not None:
+                return outcome
+    return None

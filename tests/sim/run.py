@@ -45,6 +45,10 @@ def nodes_of(seed: int) -> int:
     return (3, 3, 3, 5, 1)[seed % 5]
 
 
+def ids_of(seed: int) -> list[str]:
+    return [f"n{number}" for number in range(1, nodes_of(seed) + 1)]
+
+
 @contextmanager
 def library_globals() -> Iterator[None]:
     """The simulation sets what the library keeps as globals; put them back afterwards."""
@@ -59,7 +63,7 @@ def library_globals() -> Iterator[None]:
 def run(seed: int, faults: list[Fault] | None = None, *, flips: bool = False) -> Outcome:
     """Run ``seed`` with its own faults, or with those given. Never raises for a violation."""
     world = World(seed)
-    cluster = SimCluster(world, nodes_of(seed), SMALL_BATCHES if seed % 2 else None)
+    cluster = SimCluster(world, ids_of(seed), SMALL_BATCHES if seed % 2 else None)
     if faults is None:
         faults = draw(seed, cluster.ids, FAULTY_S, flips=flips)
     outcome = Outcome(seed, faults)

@@ -27,7 +27,7 @@ class Story:
 
     def __init__(self, seed: int) -> None:
         self.world = World(seed)
-        self.cluster = SimCluster(self.world, 5)
+        self.cluster = SimCluster(self.world, ["n1", "n2", "n3", "n4", "n5"])
         self.watch = Watch(self.cluster)
         self.world.after_event = self.watch.look
         self.network = self.cluster.network
