@@ -20,7 +20,15 @@ from tests.sim.run import Outcome, run, shrink
 @click.option("--seed", type=int, help="Replay one seed and show what happened.")
 @click.option("--mutant", help="Hunt this mutant instead: which seed catches it?")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object at the end.")
-def main(seeds: int, first: int, jobs: int, flips: bool, seed: int | None, as_json: bool) -> None:
+def main(
+    seeds: int,
+    first: int,
+    jobs: int,
+    flips: bool,
+    seed: int | None,
+    mutant: str | None,
+    as_json: bool,
+) -> None:
     """Simulate clusters under faults; exit status 1 when an invariant broke."""
     if seed is not None:
         _show(run(seed, flips=flips))

@@ -147,7 +147,7 @@ def _unverified_snapshot(stack: ExitStack) -> None:
 
 
 def _stock(stack: ExitStack) -> None:
-    """The library as published: no filter, no term on acknowledgements, nothing waits for a disk."""
+    """The library as published: no filter, no term on acks, nothing waits for a disk."""
 
     def pass_on(message: Message, here: Situation) -> Verdict:
         return Verdict(deliver=message)

@@ -88,10 +88,11 @@ class Inbox:
             self._flights.answering(message)
             if self._journal.full:
                 deliver, verdict = filters.heartbeat(message, here), filters.DROP
-        elif deliver is not None and deliver["type"] == "next_node_idx" and not waited:
-            deliver = self._flights.current(node, deliver)
-            if self._gate.must_wait(node, deliver, self._journal.durable_index):
+        elif deliver is not None and deliver["type"] == "next_node_idx":
+            if not waited and self._gate.must_wait(node, deliver, self._journal.durable_index):
                 deliver = None
+            else:
+                deliver = self._flights.current(node, deliver)
         if deliver is not None:
             engine.deliver(self._members[node], deliver)
             if deliver["type"] == "request_vote":

@@ -99,6 +99,8 @@ class SnapshotKeeper:
         self._coming: snapshots.Incoming | None = None
         self._installing = False
         self._offered_s: dict[str, float] = {}
+        self._given_up: list[str] = []
+        """Log files that hold nothing that is needed, and could not be deleted yet."""
         self._closed = False
         self._handlers: dict[str, Callable[[str, Message], None]] = {
             "snapshot_offer": self._on_offer,
@@ -226,9 +228,10 @@ class SnapshotKeeper:
         """Forget the log before the durable snapshot, but for some entries kept for laggards."""
         if self.durable is not None:
             keep_from = self.durable.index - self._policy.entries_kept
-            names = self._journal.forget_before(keep_from)
-            if names:
-                self._writer.run(partial(self._delete, names), lambda error: None)
+            self._given_up += self._journal.forget_before(keep_from)
+            if self._given_up:
+                names, self._given_up = self._given_up, []
+                self._writer.run(partial(self._delete, names), partial(self._deleted, names))
 
     def _delete(self, names: list[str]) -> None:
         """Oldest first, each for good before the next: what a crash or an error leaves begins
@@ -236,6 +239,14 @@ class SnapshotKeeper:
         for name in names:
             self._storage.delete(name)
             self._storage.sync_names()
+
+    def _deleted(self, names: list[str], error: OSError | None) -> None:
+        """What could not be deleted goes first next time: a later one gone before it would look
+        like a log with a gap."""
+        if error is not None:
+            log.warning("old log files stay for now: %s", error)
+            there = self._storage.names()
+            self._given_up = [name for name in names if name in there] + self._given_up
 
     # -- serving ---------------------------------------------------------------------------------
 

@@ -109,17 +109,7 @@ class Replica:
             lags=lambda node: self.keeper.lags(node),
             applied=self.machine.applied or 1,
         )
-        self.keeper = SnapshotKeeper(
-            cluster=config.cluster,
-            policy=config.snapshots,
-            host=self,
-            storage=storage,
-            writer=writer,
-            journal=self.journal,
-            lines=links,
-            scheduler=scheduler,
-            durable=recovered.snapshot,
-        )
+        self.keeper = self._make_keeper(recovered, storage)
         self._proposer = Proposer(
             self.engine, self.intake, lambda: self.machine, config.timing.entry_bytes_max
         )
@@ -135,20 +125,36 @@ class Replica:
         self._watch = LeaderWatch(
             config.node, self.engine, links, scheduler, config.timing.stagger_s, self.kick
         )
-        self._inbox = Inbox(
+        self._inbox = self._make_inbox()
+        self.kick()
+
+    def _make_keeper(self, recovered: Recovered, storage: Storage) -> SnapshotKeeper:
+        return SnapshotKeeper(
+            cluster=self.config.cluster,
+            policy=self.config.snapshots,
+            host=self,
+            storage=storage,
+            writer=self._writer,
+            journal=self.journal,
+            lines=self.links,
+            scheduler=self._scheduler,
+            durable=recovered.snapshot,
+        )
+
+    def _make_inbox(self) -> Inbox:
+        return Inbox(
             members=self._nodes,
             engine=self.engine,
             journal=self.journal,
-            lines=links,
+            lines=self.links,
             outbox=self._outbox,
             flights=self._flights,
             gate=self._gate,
             watch=self._watch,
             keeper=self.keeper,
             colleagues=self._colleagues,
-            agreement=Agreement(config.node, len(config.members)),
+            agreement=Agreement(self.config.node, len(self.config.members)),
         )
-        self.kick()
 
     # -- operations and reads --------------------------------------------------------------------
 
@@ -302,8 +308,9 @@ class Replica:
         for node, message in self._gate.arrivals(self.journal.durable_index):
             self._inbox.raft(node, message, waited=True)
         self._release()
-        self.journal.flush(self._writer, self._flushed)
-        self.kick()
+        if not self.journal.full:  # else the next turn asks for room again
+            self.journal.flush(self._writer, self._flushed)
+            self.kick()
 
     def _arm(self, now_s: float) -> None:
         due_s = self.engine.deadline()
