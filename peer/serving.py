@@ -122,7 +122,9 @@ class Serving:
             _log.warning("content %s is not served any more: %s", content.hex()[:8], reason)
             if tell is not None:
                 tell(reason)
-        self._started[1].leave(content)
+        seeder, lease, _, _ = self._started
+        seeder.remove(content)  # what a download has put in, and those who listen to it
+        lease.leave(content)
 
     @property
     def address(self) -> Address | None:
