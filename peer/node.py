@@ -103,6 +103,7 @@ class Peer:
         rates = {"up_bytes_s": up_bytes_s, "down_bytes_s": down_bytes_s}
         given: dict[str, Any] = {name: rate for name, rate in rates.items() if rate is not None}
         self._limits = dataclasses.replace(limits or PeerLimits(), **given)
+        self._zone = zone
         self._owns_trackers = client is None
         self._trackers: Trackers = TrackerClient(trackers) if client is None else client
         try:
@@ -245,6 +246,7 @@ class Peer:
             include=include,
             update=update,
             sequential=sequential,
+            seed=seed,
             progress=progress,
             durable=durable,
             timeout_s=timeout_s,
@@ -298,11 +300,15 @@ class Peer:
         limits = self._limits
         if timeout_s is not None:
             limits = dataclasses.replace(limits, patience_s=timeout_s)
+        seeder, lease, _ = self._serving.start()
         return Download(
             content,
             path,
             PeerFinder(self._trackers, content),
             own_peer=self.id,
+            zone=self._zone,
+            seeder=seeder,
+            lease=lease,
             manifest_bytes=record.manifest_bytes if record else None,
             limits=limits,
             **options,

@@ -140,7 +140,7 @@ class Source:
         have = Have(self._task.content, follow=True)
         self._send(messages.encode_request(0, hello) + messages.encode_request(self._number, have))
         features = messages.parse_reply(0, self._frame()).get("features", ())
-        if isinstance(features, list):
+        if isinstance(features, list | tuple):
             self._features = frozenset(word for word in features if isinstance(word, str))
         result = messages.parse_reply(self._number, self._frame())
         if result.get("complete") is True:
