@@ -11,10 +11,11 @@ import re
 
 import pytest
 
+from peer.decisions import Ask, AskManifest, Done, GiveUp, Rest, Wait
 from peer.limits import PeerLimits
 from peer.pieces import PieceMap, Run
 from peer.ranges import Ranges
-from peer.swarm import Ask, AskManifest, Done, GiveUp, Rest, Swarm, Wait
+from peer.swarm import Swarm
 from tracker_raft.errors import BadRequest
 
 PIECE = 1024
