@@ -42,7 +42,7 @@ def test_ten_thousand_small_files(world: World) -> None:
     seconds = time.monotonic() - started_s
     assert scan(fetched.path).manifest == scan(top).manifest
     print(f"10,000 files in {seconds:.2f} s")
-    assert seconds < 20
+    assert seconds < 60, "a loaded disk takes seconds, round trips and syncs would take minutes"
     assert len(scan(fetched.path).sources) == 10_000
 
 
