@@ -118,10 +118,10 @@ class Serving:
         tell = self._tell.pop(content, None)
         if self.contents.pop(content, None) is None or self._started is None:
             return
-        if reason:
+        if tell is not None and reason:
+            tell(reason)
+        elif reason:
             _log.warning("content %s is not served any more: %s", content.hex()[:8], reason)
-            if tell is not None:
-                tell(reason)
         seeder, lease, _, _ = self._started
         seeder.remove(content)  # what a download has put in, and those who listen to it
         lease.leave(content)

@@ -41,7 +41,7 @@ def result_of(out: Path, *arguments: str) -> dict[str, Any]:
 def test_without_a_name_the_benchmarks_are_listed() -> None:
     """Broken: nobody would find out what can be measured."""
     listed = bench()
-    assert [line.split()[0] for line in listed.splitlines()] == ["download", "failover"]
+    assert [line.split()[0] for line in listed.splitlines()] == ["download", "failover", "picker"]
 
 
 @pytest.mark.system
@@ -86,3 +86,11 @@ def test_a_download_is_measured_beside_its_rival(tmp_path: Path) -> None:
     assert result["figures"]["peer_to_libtorrent 4to1"]["median"] > 0
     theirs = result["samples"][-1]["values"]
     assert theirs["copies_from_seeders"] >= 1
+
+
+@pytest.mark.system
+def test_the_cost_of_a_decision_is_measured(tmp_path: Path) -> None:
+    """Broken: a picker whose cost grows with the file would not be seen."""
+    result = result_of(tmp_path, "picker", "--gib", "1", "--peers", "5", "--runs", "1")
+    assert result["figures"]["1 GiB"]["decision_us"]["median"] > 0
+    assert result["figures"]["large_to_small"]["n"] == 1
