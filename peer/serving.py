@@ -1,6 +1,6 @@
 """What a peer serves: the seeder, the lease that makes it known, the watch over shared files.
 
-Started by the first content that is offered; a peer that only fetches and closes listens nowhere.
+Started by the first content that is shared or fetched; until then nobody listens.
 """
 
 from __future__ import annotations
