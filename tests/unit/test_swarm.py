@@ -231,6 +231,17 @@ def test_endgame_is_the_last_resort_and_bounded() -> None:
     assert not swarm.free_count, "it still belongs to the first one"
 
 
+def test_endgame_goes_on_when_the_second_peer_hangs_too() -> None:
+    """Broken if two peers that hang hold up the last piece while an honest one has it."""
+    swarm = swarm_of(1, "a", "b")
+    ask_all(swarm, "a")
+    second = swarm.next("b", NOW_S + 1)
+    assert isinstance(second, Ask)
+    swarm.connected("c")
+    assert swarm.next("c", NOW_S + 1) == Wait(), "the second one was asked only now"
+    assert swarm.next("c", NOW_S + 2) == second
+
+
 def test_who_sends_wrong_bytes_is_banned() -> None:
     """Broken if a liar is asked again, or nobody can read why it was not."""
     swarm = swarm_of(8, "a", "b")
