@@ -9,6 +9,7 @@ import click
 
 from bench.download import download
 from bench.failover import failover
+from bench.picker import picker
 from tracker_raft.terminal import Guarded
 
 
@@ -23,6 +24,7 @@ def main(context: click.Context) -> None:
 
 main.add_command(failover)
 main.add_command(download)
+main.add_command(picker)
 
 if __name__ == "__main__":
     main(prog_name="python -m bench")

@@ -19,28 +19,51 @@ RECEIVE_TIMEOUT_S = 600.0
 STOP_TIMEOUT_S = 30.0
 
 
-class Sender:
-    """A child process that serves until it is left; its CPU time can be read while it lives."""
+class End:
+    """A child process that says one line of JSON when it is ready, and ends with its input."""
 
-    def __init__(self, *arguments: str) -> None:
+    def __init__(self, *arguments: str, module: str = "bench.ends") -> None:
+        self._role = arguments[0]
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "bench.ends", *arguments],
+            [sys.executable, "-m", module, *arguments],
             cwd=harness.ROOT,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
         )
+        try:
+            self.said = self.hear()
+        except BaseException:
+            self.__exit__()
+            raise
+
+    def hear(self) -> dict[str, Any]:
+        """Its next line. Raises RuntimeError when it ended instead."""
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
-            raise RuntimeError(f"{arguments[0]} ended before it served; its words are above")
-        self.said: dict[str, Any] = json.loads(line)
+            raise RuntimeError(f"{self._role} ended; its words are above")
+        value = json.loads(line)
+        assert isinstance(value, dict)
+        return value
+
+    def tell(self, value: object) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps(value) + "\n")
+        self._process.stdin.flush()
 
     def cpu_s(self) -> float:
         used = psutil.Process(self._process.pid).cpu_times()
         return float(used.user + used.system)
 
-    def __enter__(self) -> Sender:
+    def memory_mib(self) -> dict[str, float]:
+        """Resident memory: the peak of all of it, and what is its own now (no mapped files)."""
+        status = Path(f"/proc/{self._process.pid}/status").read_text(encoding="utf-8")
+        found = dict(line.split(":", 1) for line in status.splitlines())
+        names = {"peak": "VmHWM", "own": "RssAnon"}
+        return {key: int(found[name].split()[0]) / 1024 for key, name in names.items()}
+
+    def __enter__(self) -> End:
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -51,8 +74,8 @@ class Sender:
             self._process.communicate()
 
 
-def receive(sender: Sender, out: Path, size: int, *arguments: str) -> dict[str, float]:
-    """Run one receiving end to its end and check the size of what arrived at ``out``."""
+def receive(sender: End, out: Path, size: int, *arguments: str) -> dict[str, float]:
+    """Run one limit's receiving end to its end and check the size of what arrived at ``out``."""
     harness.warm(out, size)
     sent_before = sender.cpu_s()
     run = subprocess.run(

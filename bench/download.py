@@ -1,14 +1,18 @@
-"""``download``: one peer to one peer, beside what ``sendfile`` over loopback can do.
+"""``download``: files through swarms, beside libtorrent and what ``sendfile`` can do.
 
-Three contenders, each a sender and a receiver in processes of their own, the same file for all:
+Shapes: ``1to1`` one seeder and one that fetches, ``4to1``, ``1to4``, ``1to8``. Each end is a
+process of its own; the same file for all, all in the same run, in alternation.
 
-* ``copy``: one connection, ``sendfile`` to receive and write. Nothing is verified.
-* ``verified``: two connections, a thread each, every piece hashed and written in place. What is
-  left to gain is the distance to this.
 * ``peer``: ours, with trackers, manifest, piece exchange and all checks.
+* ``libtorrent``: the rival, driven at its best (:mod:`bench.rival_libtorrent`); where it is not
+  installed the result says so.
+* ``copy``: one connection, ``sendfile`` to receive and write. Nothing is verified. Of 1to1 only.
+* ``verified``: two connections, a thread each, every piece hashed and written in place. What is
+  left to gain is the distance to this. Of 1to1 only.
 
-Counted from the receiver's first connection until the file stands under its final name. MB are
-10^6 bytes; CPU seconds are per GiB, of each end.
+Counted from the first connection until the last copy is verified and complete; MB/s is the sum
+over all that fetch. MB are 10^6 bytes; CPU seconds are per GiB that arrived. ``copies`` is what
+the seeders sent, in copies of the file: 1 is the least a swarm can do with.
 """
 
 from __future__ import annotations
@@ -16,53 +20,77 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
 
-from bench import harness
-from bench.children import Sender, receive
+from bench import harness, swarms
+from bench.children import End, receive
 from bench.harness import MIB
+from bench.swarms import RIVAL, SHAPES, Shape
 from tracker_raft.cluster import Cluster
 
-CONTENDERS = ("copy", "verified", "peer")
+LIMITS = ("copy", "verified")
 NAME = "bench/download"
+KEYS = (
+    "mb_per_s",
+    "sender_cpu_s_per_gib",
+    "receiver_cpu_s_per_gib",
+    "cpu_s_per_gib",
+    "peak_mib",
+    "own_mib",
+    "copies_from_seeders",
+)
+
+Measured = dict[str, Callable[[], dict[str, float]]]
 
 
-def contenders(
-    stack: ExitStack, folder: Path, size: int, trackers: int
-) -> dict[str, Callable[[], dict[str, float]]]:
-    """Start the trackers and the senders on ``stack``; the measured runs are returned."""
-    source, out = folder / "source.bin", folder / "arrived.bin"
-    harness.random_file(source, size)
-    cluster = stack.enter_context(Cluster.up(trackers))
-    endpoints = ",".join(cluster.endpoints)
-    raw = stack.enter_context(Sender("serve", str(source)))
-    ours = stack.enter_context(Sender("share", str(source), NAME, endpoints))
+def limits(stack: ExitStack, folder: Path, source: Path, size: int) -> Measured:
+    """The two limits of this machine; their sender is started on ``stack``."""
+    out = folder / "limit.bin"
+    raw = stack.enter_context(End("serve", str(source)))
     port = str(raw.said["port"])
 
-    def run(sender: Sender, *arguments: str) -> dict[str, float]:
-        values = receive(sender, out, size, *arguments)
+    def run(shape: str) -> dict[str, float]:
+        values = receive(raw, out, size, shape, port, str(size), str(out))
         out.unlink()
         return values
 
-    return {
-        "copy": lambda: run(raw, "copy", port, str(size), str(out)),
-        "verified": lambda: run(raw, "verified", port, str(size), str(out)),
-        "peer": lambda: run(ours, "fetch", NAME, str(out), endpoints),
-    }
+    return {name: partial(run, name) for name in LIMITS}
+
+
+def measure_shape(
+    name: str, runs: int, folder: Path, source: Path, size: int, trackers: str, with_rival: bool
+) -> list[harness.Sample]:
+    """All rounds of one shape; contenders are named ``peer 1to4`` and so on."""
+    shape = Shape.parse(name)
+    with ExitStack() as stack:
+        measured: Measured = limits(stack, folder, source, size) if name == "1to1" else {}
+        contenders = [swarms.ours(stack, folder, source, shape, f"{NAME}/{name}", trackers)]
+        if with_rival:
+            rival_folder = folder / f"rival-{name}"
+            rival_folder.mkdir()
+            contenders.append(swarms.rival(stack, rival_folder, source, shape))
+        for one in contenders:
+            measured[f"{one.name} {name}"] = partial(swarms.run, one, source, size)
+        return harness.alternate(runs, measured, harness.progress)
 
 
 def figures(result: harness.Result) -> dict[str, Any]:
-    keys = ("mb_per_s", "sender_cpu_s_per_gib", "receiver_cpu_s_per_gib")
-    found: dict[str, Any] = {
-        name: {key: harness.summary(result.values(name, key)) for key in keys}
-        for name in CONTENDERS
-    }
-    ours = result.values("peer", "mb_per_s")
-    for limit in ("copy", "verified"):
-        found[f"peer_to_{limit}"] = harness.ratio(ours, result.values(limit, "mb_per_s"))
+    """Medians of every contender, and ours through the others' within each round."""
+    found: dict[str, Any] = {}
+    for name in dict.fromkeys(sample.contender for sample in result.samples):
+        values = {key: result.values(name, key) for key in KEYS}
+        found[name] = {key: harness.summary(some) for key, some in values.items() if some}
+    for shape in result.settings["shapes"]:
+        ours = result.values(f"peer {shape}", "mb_per_s")
+        others = [f"{RIVAL} {shape}", *(LIMITS if shape == "1to1" else ())]
+        for other in others:
+            theirs = result.values(other, "mb_per_s")
+            if theirs:
+                found[f"peer_to_{other.split()[0]} {shape}"] = harness.ratio(ours, theirs)
     return found
 
 
@@ -70,33 +98,67 @@ def figures(result: harness.Result) -> dict[str, Any]:
 @click.option("--mib", default=1024, show_default=True, type=click.IntRange(1))
 @click.option("--runs", default=5, show_default=True, type=click.IntRange(1))
 @click.option("--trackers", default=3, show_default=True, type=click.IntRange(1))
+@click.option(
+    "--shape",
+    "shapes",
+    multiple=True,
+    type=click.Choice(SHAPES),
+    help="Seeders and those that fetch; may be given again. Default: all.",
+)
+@click.option("--rival", default=RIVAL, type=click.Choice((RIVAL, "none")), show_default=True)
 @click.option("--dir", "base", type=Path, metavar="DIR", help="Where the files lie.")
 @harness.common_options
 def download(
-    mib: int, runs: int, trackers: int, base: Path | None, as_json: bool, out: Path
+    mib: int,
+    runs: int,
+    trackers: int,
+    shapes: tuple[str, ...],
+    rival: str,
+    base: Path | None,
+    as_json: bool,
+    out: Path,
 ) -> None:
-    """One peer to one peer, beside a plain sendfile copy over loopback."""
-    settings = {"mib": mib, "runs": runs, "trackers": trackers}
+    """Files through swarms, beside libtorrent and a plain sendfile copy."""
+    shapes = shapes or SHAPES
+    settings = {"mib": mib, "runs": runs, "trackers": trackers, "shapes": list(shapes)}
     result = harness.Result("download", settings)
-    with tempfile.TemporaryDirectory(prefix="bench-", dir=base) as folder, ExitStack() as stack:
-        measured = contenders(stack, Path(folder), mib * MIB, trackers)
-        result.samples = harness.alternate(runs, measured, harness.progress)
+    absent = swarms.rival_absent() if rival == RIVAL else "not asked for"
+    if absent is not None:
+        result.absent[RIVAL] = absent
+    with tempfile.TemporaryDirectory(prefix="bench-", dir=base) as name:
+        folder = Path(name)
+        source = folder / "source.bin"
+        harness.random_file(source, mib * MIB)
+        with Cluster.up(trackers) as cluster:
+            endpoints = ",".join(cluster.endpoints)
+            for shape in shapes:
+                result.samples += measure_shape(
+                    shape, runs, folder, source, mib * MIB, endpoints, absent is None
+                )
     result.figures = figures(result)
     harness.finish(result, lines(result), as_json=as_json, out=out)
 
 
 def lines(result: harness.Result) -> list[str]:
     """The table a reader sees."""
-    shown = [f"{'':10}{'MB/s':>8}{'min':>8}{'max':>8}   CPU s/GiB sender / receiver"]
-    for name in CONTENDERS:
-        one = result.figures[name]
+    shown = [
+        f"{'':16}{'MB/s':>8}{'min':>8}{'max':>8}   CPU s/GiB send + receive   "
+        f"{'peak MiB':>8}{'own':>6}{'copies':>8}"
+    ]
+    for name, one in result.figures.items():
+        if name.startswith("peer_to_"):
+            continue
         rate = one["mb_per_s"]
         cpu = [one[f"{end}_cpu_s_per_gib"]["median"] for end in ("sender", "receiver")]
-        shown.append(
-            f"{name:10}{rate['median']:8.0f}{rate['min']:8.0f}{rate['max']:8.0f}"
-            f"   {cpu[0]:.2f} / {cpu[1]:.2f}"
-        )
-    for limit in ("copy", "verified"):
-        one = result.figures[f"peer_to_{limit}"]
-        shown.append(f"peer / {limit}: {one['median']:.2f} ({one['min']:.2f} to {one['max']:.2f})")
+        line = f"{name:16}{rate['median']:8.0f}{rate['min']:8.0f}{rate['max']:8.0f}"
+        line += f"   {cpu[0]:10.2f} + {cpu[1]:<11.2f}"
+        if "peak_mib" in one:
+            line += f"   {one['peak_mib']['median']:8.0f}{one['own_mib']['median']:6.0f}"
+            line += f"{one['copies_from_seeders']['median']:8.2f}"
+        shown.append(line)
+    for name, one in result.figures.items():
+        if name.startswith("peer_to_"):
+            words = name.replace("peer_to_", "peer / ")
+            shown.append(f"{words}: {one['median']:.2f} ({one['min']:.2f} to {one['max']:.2f})")
+    shown += [f"{name}: absent: {why}" for name, why in result.absent.items()]
     return shown

@@ -5,13 +5,15 @@
 * ``copy PORT SIZE OUT``: one connection, received and written. The limit of a plain copy.
 * ``verified PORT SIZE OUT``: two connections, a thread each, every piece hashed and written in
   place: the shape of a verified download with nothing else around it.
-* ``share PATH NAME TRACKERS``: our seeder.
-* ``fetch NAME OUT TRACKERS``: our downloader.
+* ``share PATH NAME TRACKERS``: our seeder. Says ``{"peer": id}``.
+* ``fetch NAME OUT TRACKERS``: our downloader. Says ``{"port": 0}`` when it is ready, and begins
+  at the next line it is sent; says ``{"begun", "ended", "taken"}``, the times on the monotonic
+  clock, and serves what it has on and on.
 
-A sending end serves until its standard input ends.
+A sending end, and ours that fetches, serve until their standard input ends.
 
-A receiving end says ``{"seconds", "cpu_s"}``: from before its first connection until the file
-stands under its final name. Starting Python is not counted, for anyone.
+``copy`` and ``verified`` say ``{"seconds", "cpu_s"}``: from before the first connection until the
+file stands under its final name. Starting Python is not counted, for anyone.
 """
 
 from __future__ import annotations
@@ -137,15 +139,22 @@ def verified(port: int, size: int, out: Path) -> None:
 def share(path: str, name: str, trackers: str) -> None:
     import peer
 
-    with peer.share(path, name=name, trackers=trackers.split(",")):
-        say(shared=name)
+    with peer.Peer(trackers.split(",")) as sharing:
+        sharing.share(path, name)
+        say(peer=sharing.id)
         sys.stdin.read()
 
 
 def fetch(name: str, out: Path, trackers: str) -> None:
     import peer
 
-    timed(lambda: peer.fetch(name, out, trackers=trackers.split(",")))
+    with peer.Peer(trackers.split(",")) as fetching:
+        say(port=0)
+        sys.stdin.readline()
+        begun = time.monotonic()
+        fetched = fetching.fetch(name, out, seed=True)
+        say(begun=begun, ended=time.monotonic(), taken=dict(fetched.taken))
+        sys.stdin.read()
 
 
 def main(role: str, *rest: str) -> None:

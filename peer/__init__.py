@@ -10,16 +10,21 @@
 
 The rooms, in the order to read them:
 
-* :mod:`peer.swarm`: the brain of a download: facts in, decisions out; :mod:`peer.picker`: which
-  pieces next. Pure.
+* :mod:`peer.swarm`: the brain of a download: facts in, :mod:`peer.decisions` out;
+  :mod:`peer.picker`: which pieces next, by :mod:`peer.availability`; :mod:`peer.claims`: who was
+  asked for what; :mod:`peer.rescue`: what is taken over from slow peers; :mod:`peer.rates`: who
+  is slow. :mod:`peer.choice`: whom to be connected to; :mod:`peer.contacts`: who may be. Pure.
 * :mod:`peer.manifest`: what a file or a tree is; its hash is the content id.
   :mod:`peer.pieces` numbers the pieces, :mod:`peer.ranges` keeps sets of such numbers. Pure.
 * :mod:`peer.messages`: what peers say to each other; :mod:`peer.link`: over what.
-* :mod:`peer.downloader`: carries out a download; :mod:`peer.source`: one connection of it;
+* :mod:`peer.downloader`: carries out a download; :mod:`peer.crew`: all its connections;
+  :mod:`peer.source`: one of them; :mod:`peer.seams`: what it needs of others;
   :mod:`peer.store`: pieces on disk, in a :mod:`peer.partial` until all are there;
   :mod:`peer.resume`: which are there already; :mod:`peer.destination`: where they may go;
   :mod:`peer.selection`: which part of a tree is wanted.
-* :mod:`peer.seeder`: serves pieces; :mod:`peer.shared`: of what; :mod:`peer.scan`: from a path
+* :mod:`peer.seeder`: serves pieces; :mod:`peer.upload`: one connection of it;
+  :mod:`peer.offers`: who is told of new ones; :mod:`peer.slots`, :mod:`peer.throttle`: how many
+  and how fast; :mod:`peer.shared`: of what; :mod:`peer.scan`: from a path
   to a manifest; :mod:`peer.lease`: tells the trackers; :mod:`peer.watch`: is it still the same;
   :mod:`peer.serving`: all of these together.
 * :mod:`peer.node`: puts it together: :class:`Peer`; :mod:`peer.reader`: a content as a file

@@ -49,18 +49,21 @@ class Availability:
         return (level for level in self._levels if level)
 
     def _move(self, pieces: Ranges, source: int, target: int) -> None:
-        if target == len(self._levels):
-            self._levels.append(Ranges())
         if len(pieces) > FEW_RANGES:
             moved = self._levels[source].overlap(pieces)
             if moved:
                 self._levels[source] = self._levels[source].minus(moved)
-                self._levels[target] = self._levels[target].plus(moved)
+                self._levels[target] = self._level(target).plus(moved)
             return
         for start, end in pieces:
             for first, after in self._levels[source].within(start, end):
                 self._levels[source].remove(first, after)
-                self._levels[target].add(first, after)
+                self._level(target).add(first, after)
+
+    def _level(self, number: int) -> Ranges:
+        if number == len(self._levels):
+            self._levels.append(Ranges())
+        return self._levels[number]
 
     def __repr__(self) -> str:
         levels = ", ".join(f"{number}: {level}" for number, level in enumerate(self._levels))

@@ -31,6 +31,10 @@ PART_NAME_BYTES_MAX = 200
 PATH_BYTES_MAX = 4095
 """What Linux takes as one path."""
 
+RENAME_NOREPLACE = 1
+RENAME_EXCHANGE = 2
+_UNSUPPORTED = (errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP)
+
 FreeBytes = Callable[[Path], int]
 
 
@@ -150,21 +154,16 @@ def give_name(part: Path, destination: Path, *, update: bool) -> bool:
 
     Raises :class:`LocalError` when it exists and is not to be replaced, :class:`OSError`.
     """
-    if not exists(destination):
-        os.rename(part, destination)
-        return False
     if not update:
-        raise LocalError(
-            f"{destination} appeared while it was fetched; it was left as it is, "
-            f"and what was fetched is kept in {part}"
-        )
-    if not _is_directory(part) and not _is_directory(destination):
+        _move_to_new(part, destination)
+        return False
+    if not exists(destination) or not (_is_directory(part) or _is_directory(destination)):
         os.replace(part, destination)
         return False
     try:
-        _exchange(part, destination)
+        _rename(part, destination, RENAME_EXCHANGE)
     except OSError as error:
-        if error.errno not in (errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP):
+        if error.errno not in _UNSUPPORTED:
             raise
         # This file system cannot swap two names: for a moment there is none.
         aside = part.with_name(part.name + ".old")
@@ -175,17 +174,37 @@ def give_name(part: Path, destination: Path, *, update: bool) -> bool:
     return True
 
 
+def _move_to_new(part: Path, destination: Path) -> None:
+    """Give a name that nothing has, not even since a moment ago."""
+    taken = False
+    try:
+        _rename(part, destination, RENAME_NOREPLACE)
+    except FileExistsError:
+        taken = True
+    except OSError as error:
+        if error.errno not in _UNSUPPORTED:
+            raise
+        taken = exists(destination)
+        if not taken:
+            os.rename(part, destination)
+    if taken:
+        raise LocalError(
+            f"{destination} appeared while it was fetched; it was left as it is, "
+            f"and what was fetched is kept in {part}"
+        )
+
+
 def _is_directory(path: Path) -> bool:
     return path.is_dir() and not path.is_symlink()
 
 
-def _exchange(one: Path, other: Path) -> None:
-    """Swap two names in one step. Raises :class:`OSError`."""
+def _rename(one: Path, other: Path, flags: int) -> None:
+    """The system's rename with flags. Raises :class:`OSError`."""
     renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
     if renameat2 is None:
         raise OSError(errno.ENOSYS, "no renameat2 in this C library")
-    at_cwd, exchange = -100, 2
-    if renameat2(at_cwd, os.fsencode(one), at_cwd, os.fsencode(other), exchange) != 0:
+    at_cwd = -100
+    if renameat2(at_cwd, os.fsencode(one), at_cwd, os.fsencode(other), flags) != 0:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number), str(other))
 

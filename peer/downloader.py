@@ -20,9 +20,9 @@ import contextlib
 import random
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from peer.choice import ByRate, NearFirst, PeerChoice
 from peer.contacts import Contacts
@@ -32,20 +32,17 @@ from peer.limits import PeerLimits
 from peer.manifest import check_encoded_size, content_id, decode
 from peer.progress import Fetched, Progress, RateMeter
 from peer.ranges import Ranges
-from peer.shared import Content
+from peer.seams import Announcing, FindPeers, Serving
 from peer.source import Source
 from peer.store import Store
 from peer.swarm import Swarm
 from peer.throttle import Throttle
-from tracker_raft.commands import INTEGER_MAX, PeerRecord, check_int
+from tracker_raft.commands import INTEGER_MAX, check_int
 from tracker_raft.errors import BadRequest, P2PError, Unavailable
 
 TICK_S = 0.1
 """How often the time is looked at and progress reported."""
 TROUBLES_SHOWN_MAX = 5
-
-FindPeers = Callable[[], Iterable[PeerRecord]]
-"""Asks the trackers. May raise :class:`P2PError`; it is asked again."""
 
 
 class NoSource(Unavailable):
@@ -58,23 +55,6 @@ class Cancelled(P2PError):
     """The download was stopped from outside. What came is kept for the next fetch."""
 
     code = "cancelled"
-
-
-class Serving(Protocol):
-    """What serves the pieces of a download to others. :class:`~peer.seeder.Seeder` does."""
-
-    def add(
-        self, content: Content, here: Ranges | None, knows: Callable[[str], Ranges] | None = None
-    ) -> None: ...
-    def gained(self, content: bytes, first: int, count: int) -> None: ...
-    def remove(self, content: bytes) -> None: ...
-
-
-class Announcing(Protocol):
-    """Tells others that this peer serves. :class:`~peer.lease.Lease` does."""
-
-    def join(self, content: bytes, *, complete: bool) -> None: ...
-    def leave(self, content: bytes) -> None: ...
 
 
 class Download:
@@ -116,18 +96,14 @@ class Download:
         self._limits = limits or PeerLimits()
         self._random = random_source or random.Random()
         self.swarm = Swarm(self._limits, self._random, sequential=sequential)
-        self._destination = destination
-        self._find_peers = find_peers
+        self._destination, self._find_peers = destination, find_peers
         self._manifest_bytes = manifest_bytes
         self._durable = durable
-        self._include = include
-        self._update = update
+        self._include, self._update = include, update
         self._checking = False
         self._progress = progress
         self._free = free
-        self._seeder = seeder
-        self._lease = lease
-        self._seed = seed
+        self._seeder, self._lease, self._seed = seeder, lease, seed
         self.down = Throttle(self._limits.down_bytes_s)
         self.waiting: set[Source] = set()
         self._crew = Crew(

@@ -164,11 +164,11 @@ def parse_news(message: Mapping[str, Any], content: bytes) -> list[Run] | None:
     found = message["news"]
     if message.get("content") != content:
         raise BadRequest("told news of a content that was not asked about")
-    if type(found) is not list or not found:
+    if not isinstance(found, list | tuple) or not found:
         raise BadRequest("told news without a piece")
     runs = []
     for pair in found:
-        if type(pair) is not list or len(pair) != 2:
+        if not isinstance(pair, list | tuple) or len(pair) != 2:
             raise BadRequest(f"told {pair!r}, expected first piece and count")
         first = check_int("first", pair[0], 0, PIECES_MAX)
         runs.append(Run(first, check_int("count", pair[1], 1, PIECES_MAX - first)))

@@ -103,6 +103,7 @@ class Peer:
         rates = {"up_bytes_s": up_bytes_s, "down_bytes_s": down_bytes_s}
         given: dict[str, Any] = {name: rate for name, rate in rates.items() if rate is not None}
         self._limits = dataclasses.replace(limits or PeerLimits(), **given)
+        self._zone = zone
         self._owns_trackers = client is None
         self._trackers: Trackers = TrackerClient(trackers) if client is None else client
         try:
@@ -224,20 +225,11 @@ class Peer:
         if seed and include:
             raise BadRequest("a part of a directory cannot be served as the whole of it")
         content, record = self._look_up(name_or_id)
-        if dest is None:
-            if record is None:
-                raise BadRequest(
-                    f"the trackers know no name for content {name_or_id}: say where to write it"
-                )
-            dest = record.name.rpartition("/")[2]
-        path = Path(os.path.abspath(dest))  # noqa: PTH100  # resolve() would follow links
-        started_s = time.monotonic()
-        if not include and (there := _content_at(path, content, record)) is not None:
-            remove_left(part_path(path, content))
+        path = _destination(dest, name_or_id, record)
+        if not include and (there := self._already(path, content, record)) is not None:
             if seed:
-                self._serving.offer(there, on_withdrawn)
-            size, seconds = there.manifest.size, time.monotonic() - started_s
-            return Fetched(path, content, size, seconds, 0, kept=size, already_there=True)
+                self._serving.offer(there[0], on_withdrawn)
+            return there[1]
         download = self._download(
             content,
             record,
@@ -245,6 +237,7 @@ class Peer:
             include=include,
             update=update,
             sequential=sequential,
+            seed=seed,
             progress=progress,
             durable=durable,
             timeout_s=timeout_s,
@@ -255,6 +248,18 @@ class Peer:
         if seed and download.store is not None:
             self._serving.offer(download.store.scanned(), on_withdrawn)
         return fetched
+
+    def _already(
+        self, path: Path, content: bytes, record: FileRecord | None
+    ) -> tuple[scan.Scanned, Fetched] | None:
+        """What lies at ``path`` if it is this very content, and what is told of it then."""
+        started_s = time.monotonic()
+        there = _content_at(path, content, record)
+        if there is None:
+            return None
+        remove_left(part_path(path, content))
+        size, seconds = there.manifest.size, time.monotonic() - started_s
+        return there, Fetched(path, content, size, seconds, 0, kept=size, already_there=True)
 
     def open(
         self,
@@ -298,11 +303,15 @@ class Peer:
         limits = self._limits
         if timeout_s is not None:
             limits = dataclasses.replace(limits, patience_s=timeout_s)
+        seeder, lease, _ = self._serving.start()
         return Download(
             content,
             path,
             PeerFinder(self._trackers, content),
             own_peer=self.id,
+            zone=self._zone,
+            seeder=seeder,
+            lease=lease,
             manifest_bytes=record.manifest_bytes if record else None,
             limits=limits,
             **options,
@@ -346,6 +355,19 @@ class Peer:
             return content, self._trackers.lookup(content)
         except NotFound:
             return content, None  # it may be served without a name
+
+
+def _destination(
+    dest: str | os.PathLike[str] | None, name_or_id: str, record: FileRecord | None
+) -> Path:
+    """Where to write it. Raises :class:`BadRequest` when nothing says so."""
+    if dest is None:
+        if record is None:
+            raise BadRequest(
+                f"the trackers know no name for content {name_or_id}: say where to write it"
+            )
+        dest = record.name.rpartition("/")[2]
+    return Path(os.path.abspath(dest))  # noqa: PTH100  # resolve() would follow links
 
 
 def _content_at(path: Path, content: bytes, record: FileRecord | None) -> scan.Scanned | None:

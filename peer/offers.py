@@ -47,8 +47,11 @@ class _Offer:
 
 
 class Offers:
-    """The contents of one seeder. ``shared`` are complete ones that its owner keeps; others are
-    put in by :meth:`add`. Any thread."""
+    """The contents of one seeder. Any thread.
+
+    ``shared`` are complete ones that its owner keeps; others are put in by :meth:`add`. What is
+    in both is served from ``shared``.
+    """
 
     def __init__(self, shared: Mapping[bytes, Content]) -> None:
         self._shared = shared
@@ -83,9 +86,11 @@ class Offers:
 
     def find(self, content: bytes) -> Content:
         """Raises :class:`NotFound`."""
-        with self._lock:
-            offer = self._offers.get(content)
-        found = offer.content if offer is not None else self._shared.get(content)
+        found = self._shared.get(content)
+        if found is None:
+            with self._lock:
+                offer = self._offers.get(content)
+            found = offer.content if offer is not None else None
         if found is None:
             raise NotFound(f"content {content.hex()} is not served here")
         return found

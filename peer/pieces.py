@@ -98,3 +98,18 @@ class PieceMap:
 
     def __repr__(self) -> str:
         return f"<PieceMap {len(self._sizes)} files, {self.count} pieces of {self.piece_bytes}>"
+
+
+def batches(spans: list[Span], bytes_max: int) -> list[tuple[list[Span], int]]:
+    """Spans put together as long as they fit ``bytes_max``, with the bytes of each batch."""
+    batches: list[tuple[list[Span], int]] = []
+    batch: list[Span] = []
+    size = 0
+    for span in spans:
+        if batch and size + span.length > bytes_max:
+            batches.append((batch, size))
+            batch, size = [], 0
+        batch.append(span)
+        size += span.length
+    batches.append((batch, size))
+    return batches

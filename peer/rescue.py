@@ -6,8 +6,9 @@ will come. A peer that is silent is expected to stay silent as long again.
 * **stealing**: the thief takes over the end of the latest claim, when the owner would deliver it
   later than the thief by ``steal_factor`` and not within ``steal_after_s``. The piece that is
   under way is left to its owner, unless that one has fallen silent.
-* **endgame**: one piece that is late is asked of a second peer. The first that delivers it wins;
-  all that is asked twice is ``endgame_bytes_max`` at most.
+* **endgame**: one piece that is late is asked of a second peer, and of another one when that one
+  is silent as well. The first that delivers it wins; what is asked twice of peers that
+  send is ``endgame_bytes_max`` at most.
 """
 
 from __future__ import annotations
@@ -89,6 +90,8 @@ def double(around: Surroundings) -> Claim | None:
         return None
     doubled = Ranges()
     for owner in around.others():
+        if owner.rate.silent_s(around.now_s) >= around.limits.steal_after_s:
+            continue  # it hangs as well: costs no bytes, and without a third peer none may come
         for claim in owner.claims:
             if claim.extra:
                 doubled.add(claim.run.first, claim.run.end)

@@ -1,6 +1,6 @@
 """What a peer serves: the seeder, the lease that makes it known, the watch over shared files.
 
-Started by the first content that is offered; a peer that only fetches and closes listens nowhere.
+Started by the first content that is shared or fetched; until then nobody listens.
 """
 
 from __future__ import annotations
@@ -118,11 +118,13 @@ class Serving:
         tell = self._tell.pop(content, None)
         if self.contents.pop(content, None) is None or self._started is None:
             return
-        if reason:
+        if tell is not None and reason:
+            tell(reason)
+        elif reason:
             _log.warning("content %s is not served any more: %s", content.hex()[:8], reason)
-            if tell is not None:
-                tell(reason)
-        self._started[1].leave(content)
+        seeder, lease, _, _ = self._started
+        seeder.remove(content)  # what a download has put in, and those who listen to it
+        lease.leave(content)
 
     @property
     def address(self) -> Address | None:

@@ -93,7 +93,7 @@ class SharedFiles:
         try:
             yield
         except (LocalError, OSError) as error:
-            _log.warning("not served: %s", error)
+            _log.info("not served: %s", error)  # the watch tells who shares it
             name = self.manifest.files[file].path or "it"
             raise Damaged(f"{name} is not what was shared any more") from error
 

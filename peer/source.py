@@ -22,13 +22,14 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from peer import messages
+from peer.decisions import Ask, AskManifest, Decision, Done, GiveUp, Rest, Wait
 from peer.limits import PEER_PROTOCOL_VERSION, PeerLimits
 from peer.link import Link, Lost
 from peer.messages import PIECES_MAX, Cancel, GetManifest, Have, Hello, Request
-from peer.pieces import Run, Span
+from peer.pieces import Run, Span, batches
 from peer.ranges import Ranges
 from peer.store import Store
-from peer.swarm import Ask, AskManifest, Decision, Done, GiveUp, Rest, Swarm, Wait
+from peer.swarm import Swarm
 from peer.throttle import Throttle
 from tracker_raft.commands import Operation, PeerRecord, check_int
 from tracker_raft.config import Address
@@ -140,7 +141,7 @@ class Source:
         have = Have(self._task.content, follow=True)
         self._send(messages.encode_request(0, hello) + messages.encode_request(self._number, have))
         features = messages.parse_reply(0, self._frame()).get("features", ())
-        if isinstance(features, list):
+        if isinstance(features, list | tuple):
             self._features = frozenset(word for word in features if isinstance(word, str))
         result = messages.parse_reply(self._number, self._frame())
         if result.get("complete") is True:
@@ -308,7 +309,7 @@ class Source:
         if not self._buffer:
             size = max(store.manifest.piece_bytes, BUFFER_BYTES_MIN)
             self._buffer = memoryview(bytearray(size))
-        for batch, size in _batches(spans, len(self._buffer)):
+        for batch, size in batches(spans, len(self._buffer)):
             self._task.down.wait(size, self._task.pause)
             self._receive(self._buffer[:size])
             self.bytes_payload += size
@@ -386,18 +387,3 @@ class Source:
 
     def __repr__(self) -> str:
         return f"<Source {self._peer} at {self._record.address}, {len(self._pending)} pending>"
-
-
-def _batches(spans: list[Span], bytes_max: int) -> list[tuple[list[Span], int]]:
-    """Spans put together as long as they fit ``bytes_max``, with the bytes of each batch."""
-    batches: list[tuple[list[Span], int]] = []
-    batch: list[Span] = []
-    size = 0
-    for span in spans:
-        if batch and size + span.length > bytes_max:
-            batches.append((batch, size))
-            batch, size = [], 0
-        batch.append(span)
-        size += span.length
-    batches.append((batch, size))
-    return batches

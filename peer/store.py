@@ -136,7 +136,7 @@ class Store:
     def verified(self) -> Ranges:
         """The pieces that are on disk and right: at the start those of an earlier fetch."""
         with self._lock:
-            return Ranges(*self._have)
+            return self._have.copy()
 
     @property
     def wanted(self) -> Ranges:

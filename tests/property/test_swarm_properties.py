@@ -13,10 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
+from peer.decisions import Ask, AskManifest, Done, GiveUp, Rest, Wait
 from peer.limits import PeerLimits
 from peer.pieces import PieceMap, Run
 from peer.ranges import Ranges, first_common
-from peer.swarm import Ask, AskManifest, Done, GiveUp, Rest, Swarm, Wait
+from peer.swarm import Swarm
 
 PIECE = 64
 NOW_S = 100.0

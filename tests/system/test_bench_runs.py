@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from bench.swarms import rival_absent
+
 ROOT = Path(__file__).resolve().parent.parent.parent
 
 
@@ -39,7 +41,7 @@ def result_of(out: Path, *arguments: str) -> dict[str, Any]:
 def test_without_a_name_the_benchmarks_are_listed() -> None:
     """Broken: nobody would find out what can be measured."""
     listed = bench()
-    assert [line.split()[0] for line in listed.splitlines()] == ["download", "failover"]
+    assert [line.split()[0] for line in listed.splitlines()] == ["download", "failover", "picker"]
 
 
 @pytest.mark.system
@@ -56,9 +58,39 @@ def test_a_failover_is_measured(tmp_path: Path) -> None:
 @pytest.mark.system
 def test_a_download_is_measured_beside_its_limits(tmp_path: Path) -> None:
     """Broken: the download figure could not be had, or would stand alone."""
-    arguments = ["download", "--mib", "2", "--runs", "1", "--trackers", "1"]
+    arguments = ["download", "--mib", "2", "--runs", "1", "--trackers", "1", "--rival", "none"]
+    arguments += ["--shape", "1to1", "--shape", "1to4"]
     result = result_of(tmp_path / "kept", *arguments, "--dir", str(tmp_path))
 
-    assert [s["contender"] for s in result["samples"]] == ["copy", "verified", "peer"]
-    assert result["figures"]["peer_to_copy"]["median"] > 0
+    names = ["copy", "verified", "peer 1to1", "peer 1to4"]
+    assert [s["contender"] for s in result["samples"]] == names
+    assert result["figures"]["peer_to_copy 1to1"]["median"] > 0
+    swarm = result["samples"][-1]["values"]
+    assert 1 <= swarm["copies_from_seeders"] <= 4.5
+    assert 0 < swarm["own_mib"] <= swarm["peak_mib"]
+    assert result["absent"] == {"libtorrent": "not asked for"}
     assert [path.name for path in tmp_path.iterdir()] == ["kept"], "files were left behind"
+
+
+@pytest.mark.system
+def test_a_download_is_measured_beside_its_rival(tmp_path: Path) -> None:
+    """Broken: the rival would be compared with another work than ours, or silently left out."""
+    arguments = ["download", "--mib", "2", "--runs", "1", "--trackers", "1", "--shape", "4to1"]
+    result = result_of(tmp_path / "kept", *arguments, "--dir", str(tmp_path))
+
+    if rival_absent() is not None:
+        assert "pip install libtorrent" in result["absent"]["libtorrent"]
+        assert list(result["figures"]) == ["peer 4to1"]
+        return
+    assert result["absent"] == {}
+    assert result["figures"]["peer_to_libtorrent 4to1"]["median"] > 0
+    theirs = result["samples"][-1]["values"]
+    assert theirs["copies_from_seeders"] >= 1
+
+
+@pytest.mark.system
+def test_the_cost_of_a_decision_is_measured(tmp_path: Path) -> None:
+    """Broken: a picker whose cost grows with the file would not be seen."""
+    result = result_of(tmp_path, "picker", "--gib", "1", "--peers", "5", "--runs", "1")
+    assert result["figures"]["1 GiB"]["decision_us"]["median"] > 0
+    assert result["figures"]["large_to_small"]["n"] == 1

@@ -131,11 +131,11 @@ class World:
 
     def download(self, content: bytes, name: str = "copy", **options: Any) -> Download:
         options.setdefault("limits", QUICK)
+        options.setdefault("own_peer", "fetcher")
         return Download(
             content,
             self.directory / name,
             PeerFinder(self.trackers, content),
-            own_peer="fetcher",
             random_source=random.Random(1),
             **options,
         )

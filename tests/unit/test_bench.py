@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from bench import harness
-from bench.children import Sender, receive
+from bench.children import End, receive
 from bench.failover import Stream, one_fault
 from bench.harness import Result, Sample
 
@@ -183,7 +183,7 @@ def test_the_limits_move_every_byte(shape: str, size: int, tmp_path: Path) -> No
     """Broken: the download would be compared with a copy that does less than a copy."""
     source, out = tmp_path / "source", tmp_path / "out"
     harness.random_file(source, size)
-    with Sender("serve", str(source)) as sender:
+    with End("serve", str(source)) as sender:
         values = receive(sender, out, size, shape, str(sender.said["port"]), str(size), str(out))
 
     assert out.read_bytes() == source.read_bytes()

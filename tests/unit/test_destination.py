@@ -127,23 +127,27 @@ def test_a_file_system_that_cannot_swap_will_do(
 ) -> None:
     """Broken if directories cannot be updated on such a file system."""
 
-    def unsupported(one: Path, other: Path) -> None:
+    def unsupported(one: Path, other: Path, flags: int) -> None:
         raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
 
-    monkeypatch.setattr(destination, "_exchange", unsupported)
+    monkeypatch.setattr(destination, "_rename", unsupported)
     part, copy = tmp_path / ".copy.part", tmp_path / "copy"
     for path, text in ((part, "new"), (copy, "old")):
         path.mkdir()
         (path / "f").write_text(text)
     assert give_name(part, copy, update=True)
     assert ((copy / "f").read_text(), (part / "f").read_text()) == ("new", "old")
+    with pytest.raises(LocalError, match="copy appeared while it was fetched"):
+        give_name(part, copy, update=False)
+    assert not give_name(part, tmp_path / "other", update=False)
+    assert (tmp_path / "other/f").read_text() == "old"
 
 
-def test_a_swap_that_fails_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_swap_that_fails_says_why(tmp_path: Path) -> None:
     """Broken if an update that cannot be is told as done."""
     (tmp_path / "part").mkdir()
-    with pytest.raises(FileNotFoundError):
-        destination._exchange(tmp_path / "part", tmp_path / "none")
+    with pytest.raises(FileNotFoundError, match="none"):
+        destination._rename(tmp_path / "part", tmp_path / "none", destination.RENAME_EXCHANGE)
 
 
 # -- a part of a tree -----------------------------------------------------------------------------

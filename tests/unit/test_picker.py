@@ -140,3 +140,11 @@ def test_availability_counts_every_peer() -> None:
     assert repr(counts) == "<Availability 2 complete, 0: 0-2, 8-9, 1: 3-7>"
     with pytest.raises(IndexError, match="piece 10"):
         counts.of(10)
+
+
+def test_availability_has_no_more_levels_than_peers() -> None:
+    """Broken if each piece of news makes every later one dearer."""
+    counts = counted(*(Ranges((piece, piece + 1)) for piece in range(500)), pieces=500)
+    counts.gained(Ranges(*((piece, piece + 1) for piece in range(0, 500, 2))))
+    assert len(list(counts.rarest_first())) == 2
+    assert repr(counts).count(":") == 3

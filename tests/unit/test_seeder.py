@@ -41,7 +41,7 @@ class Asker:
             try:
                 self.link.send(messages.encode_request(0, Hello(PEER_PROTOCOL_VERSION, "asker")))
                 assert self.reply(0)["protocol"] == PEER_PROTOCOL_VERSION
-            except Lost:
+            except (Lost, Answered):
                 self.link.close()
                 raise
 

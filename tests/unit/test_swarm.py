@@ -11,10 +11,11 @@ import re
 
 import pytest
 
+from peer.decisions import Ask, AskManifest, Done, GiveUp, Rest, Wait
 from peer.limits import PeerLimits
 from peer.pieces import PieceMap, Run
 from peer.ranges import Ranges
-from peer.swarm import Ask, AskManifest, Done, GiveUp, Rest, Swarm, Wait
+from peer.swarm import Swarm
 from tracker_raft.errors import BadRequest
 
 PIECE = 1024
@@ -228,6 +229,17 @@ def test_endgame_is_the_last_resort_and_bounded() -> None:
     swarm.ended("b", one.run)
     assert swarm.missing() == FEW
     assert not swarm.free_count, "it still belongs to the first one"
+
+
+def test_endgame_goes_on_when_the_second_peer_hangs_too() -> None:
+    """Broken if two peers that hang hold up the last piece while an honest one has it."""
+    swarm = swarm_of(1, "a", "b")
+    ask_all(swarm, "a")
+    second = swarm.next("b", NOW_S + 1)
+    assert isinstance(second, Ask)
+    swarm.connected("c")
+    assert swarm.next("c", NOW_S + 1) == Wait(), "the second one was asked only now"
+    assert swarm.next("c", NOW_S + 2) == second
 
 
 def test_who_sends_wrong_bytes_is_banned() -> None:

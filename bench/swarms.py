@@ -1,0 +1,136 @@
+"""Swarms of a given shape, ours and the rival's: S seeders and L peers that fetch, each a process.
+
+All that fetch begin together. Counted from the first beginning until the last has everything;
+MB/s is the sum over all that fetch. Those that are done serve on until all are.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bench import harness
+from bench.children import End
+
+RIVAL = "libtorrent"
+RIVAL_MODULE = "bench.rival_libtorrent"
+SHAPES = ("1to1", "4to1", "1to4", "1to8")
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    seeders: int
+    fetchers: int
+
+    @classmethod
+    def parse(cls, text: str) -> Shape:
+        """Read ``4to1``."""
+        seeders, _, fetchers = text.partition("to")
+        return cls(int(seeders), int(fetchers))
+
+
+@dataclass(frozen=True, slots=True)
+class Contender:
+    """How the ends of one contender are made, and how its seeders' bytes are counted."""
+
+    name: str
+    seeders: Sequence[End]
+    fetcher: Callable[[int], End]
+    outputs: Sequence[Path]
+    sent: Callable[[Sequence[dict[str, Any]]], float]
+    """Bytes that the seeders sent so far; it is given what the fetching ends said."""
+
+
+def rival_absent() -> str | None:
+    """Why the rival cannot run here; None when it can."""
+    code = "import libtorrent"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    if run.returncode == 0:
+        return None
+    return f"pip install libtorrent: {run.stderr.strip().splitlines()[-1]}"
+
+
+def ours(
+    stack: ExitStack, folder: Path, source: Path, shape: Shape, name: str, trackers: str
+) -> Contender:
+    """Start our seeders on ``stack``."""
+    seeders = [
+        stack.enter_context(End("share", str(source), name, trackers)) for _ in range(shape.seeders)
+    ]
+    ids = [seeder.said["peer"] for seeder in seeders]
+    outputs = [folder / f"arrived-{number}" for number in range(shape.fetchers)]
+    return Contender(
+        "peer",
+        seeders,
+        lambda number: End("fetch", name, str(outputs[number]), trackers),
+        outputs,
+        lambda said: sum(one["taken"].get(peer, 0) for one in said for peer in ids),
+    )
+
+
+def rival(stack: ExitStack, folder: Path, source: Path, shape: Shape) -> Contender:
+    """Make the torrent and start its seeders on ``stack``."""
+    torrent = folder / "source.torrent"
+    command = [sys.executable, "-m", RIVAL_MODULE, "torrent", str(source), str(torrent)]
+    subprocess.run(command, cwd=harness.ROOT, check=True)
+    seeders = [
+        stack.enter_context(End("seed", str(torrent), str(source.parent), module=RIVAL_MODULE))
+        for _ in range(shape.seeders)
+    ]
+    folders = [folder / f"rival-{number}" for number in range(shape.fetchers)]
+    for one in folders:
+        one.mkdir()
+
+    def sent(_: Sequence[dict[str, Any]]) -> float:
+        for seeder in seeders:
+            seeder.tell("sent")
+        return float(sum(seeder.hear()["sent"] for seeder in seeders))
+
+    return Contender(
+        RIVAL,
+        seeders,
+        lambda number: End("fetch", str(torrent), str(folders[number]), module=RIVAL_MODULE),
+        [one / source.name for one in folders],
+        sent,
+    )
+
+
+def run(contender: Contender, source: Path, size: int) -> dict[str, float]:
+    """One counted run; every copy is compared in the end, and removed."""
+    for out in contender.outputs:
+        harness.warm(out, size)
+    sent_before = contender.sent([])
+    with ExitStack() as stack:
+        ends = [
+            stack.enter_context(contender.fetcher(number))
+            for number in range(len(contender.outputs))
+        ]
+        everybody = [*contender.seeders, *ends]
+        cpu_before = [end.cpu_s() for end in everybody]
+        ports = [end.said.get("port", 0) for end in everybody]
+        for number, end in enumerate(ends, len(contender.seeders)):
+            end.tell(ports[:number])  # each is told of those before it
+        said = [end.hear() for end in ends]
+        cpu_s = [end.cpu_s() - before for end, before in zip(everybody, cpu_before, strict=True)]
+        memory = [end.memory_mib() for end in ends]
+        sent = contender.sent(said) - sent_before
+    for out in contender.outputs:
+        subprocess.run(["cmp", str(source), str(out)], check=True)
+        out.unlink()
+    seconds = max(one["ended"] for one in said) - min(one["begun"] for one in said)
+    moved_gib = size * len(ends) / 1024**3
+    seeders = len(contender.seeders)
+    return {
+        "mb_per_s": size * len(ends) / 1e6 / seconds,
+        "sender_cpu_s_per_gib": sum(cpu_s[:seeders]) / moved_gib,
+        "receiver_cpu_s_per_gib": sum(cpu_s[seeders:]) / moved_gib,
+        "cpu_s_per_gib": sum(cpu_s) / moved_gib,
+        "peak_mib": max(one["peak"] for one in memory),
+        "own_mib": max(one["own"] for one in memory),
+        "copies_from_seeders": sent / size,
+    }
