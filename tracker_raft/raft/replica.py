@@ -78,12 +78,8 @@ class Replica:
         self._on_fatal = on_fatal
         self._scheduler = scheduler
         self._flights = Flights()
-        self._outbox = Outbox(
-            links,
-            self._flights,
-            config.limits.link_buffer_bytes_soft,
-            lambda: self.engine.raftCurrentTerm,
-        )
+        backlog_bytes_max = config.limits.link_buffer_bytes_soft
+        self._outbox = Outbox(links, self._flights, backlog_bytes_max, lambda: self.term)
         others = [member.node for member in config.members if member.node != config.node]
         self._nodes = {other: Member(other) for other in others}
         self.intake = Intake(
@@ -113,20 +109,23 @@ class Replica:
         self._proposer = Proposer(
             self.engine, self.intake, lambda: self.machine, config.timing.entry_bytes_max
         )
-        self._colleagues = Colleagues(
-            self.engine,
-            self.intake,
-            self.reads.barrier,
-            links,
-            config.limits,
-            now=scheduler.time,
-            kick=self.kick,
-        )
+        self._colleagues = self._make_colleagues()
         self._watch = LeaderWatch(
             config.node, self.engine, links, scheduler, config.timing.stagger_s, self.kick
         )
         self._inbox = self._make_inbox()
         self.kick()
+
+    def _make_colleagues(self) -> Colleagues:
+        return Colleagues(
+            self.engine,
+            self.intake,
+            self.reads.barrier,
+            self.links,
+            self.config.limits,
+            now=self._scheduler.time,
+            kick=self.kick,
+        )
 
     def _make_keeper(self, recovered: Recovered, storage: Storage) -> SnapshotKeeper:
         return SnapshotKeeper(
