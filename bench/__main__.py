@@ -10,6 +10,7 @@ import click
 from bench.download import download
 from bench.failover import failover
 from bench.picker import picker
+from bench.snapshot import snapshot
 from tracker_raft.terminal import Guarded
 
 
@@ -25,6 +26,7 @@ def main(context: click.Context) -> None:
 main.add_command(failover)
 main.add_command(download)
 main.add_command(picker)
+main.add_command(snapshot)
 
 if __name__ == "__main__":
     main(prog_name="python -m bench")
