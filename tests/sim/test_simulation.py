@@ -19,7 +19,7 @@ from tests.sim.mutants import MUTANTS, NO_TERM, hunt, mutated  # noqa: E402
 from tests.sim.run import FAULTY_S, ids_of, run, shrink  # noqa: E402
 from tests.sim.stale_acknowledgements import Story  # noqa: E402
 
-FIXED_SEEDS = 120
+FIXED_SEEDS = 200
 FRESH_SEEDS = 20
 FLIPPED_SEEDS = 20
 STORY_SEEDS = range(12)
