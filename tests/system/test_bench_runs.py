@@ -41,7 +41,8 @@ def result_of(out: Path, *arguments: str) -> dict[str, Any]:
 def test_without_a_name_the_benchmarks_are_listed() -> None:
     """Broken: nobody would find out what can be measured."""
     listed = bench()
-    assert [line.split()[0] for line in listed.splitlines()] == ["download", "failover", "picker", "snapshot"]
+    names = [line.split()[0] for line in listed.splitlines()]
+    assert names == ["download", "failover", "picker", "snapshot"]
 
 
 @pytest.mark.system
