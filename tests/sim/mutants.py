@@ -24,6 +24,7 @@ from tracker_raft.raft.filters import Message, Situation, Verdict
 from tracker_raft.raft.gate import Gate
 from tracker_raft.raft.journal import SegmentJournal
 from tracker_raft.raft.keeper import SnapshotKeeper
+from tracker_raft.raft.reads import ReadBarrier, ReadDone, Reads
 from tracker_raft.raft.snapshots import Incoming
 
 Patch = Callable[[ExitStack], None]
@@ -146,6 +147,27 @@ def _unverified_snapshot(stack: ExitStack) -> None:
     stack.enter_context(patch.object(Incoming, "finish", trusting))
 
 
+def _reads_unconfirmed(stack: ExitStack) -> None:
+    """A leader answers reads on its own word, which it may not be any more."""
+
+    def on_its_word(self: ReadBarrier, commit: int, now_s: float) -> int | None:
+        waiters, self._waiting = self._waiting, []
+        for waiter in waiters:
+            waiter.answer(commit)
+        return None
+
+    stack.enter_context(patch.object(ReadBarrier, "begin_round", on_its_word))
+
+
+def _reads_at_once(stack: ExitStack) -> None:
+    """A read that was given its index does not wait until that is applied where it is answered."""
+
+    def at_once(self: Reads, index: int, deadline_s: float, done: ReadDone) -> None:
+        done(None)
+
+    stack.enter_context(patch.object(Reads, "_when_applied", at_once))
+
+
 def _stock(stack: ExitStack) -> None:
     """The library as published: no filter, no term on acks, nothing waits for a disk."""
 
@@ -187,6 +209,10 @@ MUTANTS: dict[str, Mutant] = {
     "compaction before the snapshot is durable (S6)": Mutant(_compacts_too_early),
     "no checksum (S7)": Mutant(_no_checksum, flips=True),
     "reply table dropped": Mutant(_replies_forgotten),
+    "reads on the leader's word alone": Mutant(
+        _reads_unconfirmed, weights={"isolate leader": 8, "pause": 4, "cut": 2}
+    ),
+    "reads before their index is applied": Mutant(_reads_at_once),
 }
 """By name. That an acknowledgement of another term counts (S2) takes a history of its own:
 :mod:`tests.sim.stale_acknowledgements`."""
