@@ -24,7 +24,7 @@ MODULE_LINES_MAX = 400
 FUNCTION_LINES_MAX = 60
 
 LONGER_MODULES = {
-    "tracker_raft/commands.py": 460,  # one table: every operation, its fields and its promise
+    "tracker_raft/commands.py": 490,  # one table: every operation, its fields and its promise
 }
 """Modules that may be longer, each with its own limit and the reason."""
 
@@ -67,6 +67,8 @@ PURE: dict[str, set[str]] = {
     "tracker_raft/wire.py": set(),
     "tracker_raft/commands.py": set(),
     "tracker_raft/entries.py": set(),
+    "tracker_raft/changes.py": set(),
+    "tracker_raft/machine/history.py": set(),
     "tracker_raft/machine/tracker_machine.py": set(),
     "tracker_raft/machine/registry.py": set(),
     "tracker_raft/machine/sessions.py": set(),

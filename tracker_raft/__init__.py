@@ -15,9 +15,11 @@ The map, in the order to read it:
 :mod:`.wire`            frames: u32 length and one msgpack map; knows no command
 :mod:`.commands`        the vocabulary: requests, replies, records, and their checks
 :mod:`.entries`         one log entry: many operations, one stamp of logical time
+:mod:`.changes`         one change of the files, as a watch tells it
 :mod:`.machine`         the replicated state machine: apply, query, snapshot. Pure
 :mod:`.raft`            consensus: PySyncObj ticked by hand, and everything that makes it safe
 :mod:`.server`          client connections: decode, ask the replica, reply
+:mod:`.watching`        the watches that wait on one tracker
 :mod:`.client`          TrackerClient: find a live tracker, fail over, run each write once
 :mod:`.node`            the composition root of one tracker process
 :mod:`.cluster`         Cluster.up(3): tracker processes on this machine, to use and to break
@@ -27,11 +29,13 @@ The map, in the order to read it:
 The package stands by itself: it imports nothing from ``peer``.
 """
 
-from tracker_raft.client import Page, Published, Swarm, TrackerClient
+from tracker_raft.changes import Change
+from tracker_raft.client import Page, Published, Swarm, TrackerClient, Watch
 from tracker_raft.cluster import Cluster
 from tracker_raft.commands import FileRecord, Level, PeerRecord
 from tracker_raft.config import Address, ClientConfig
 from tracker_raft.errors import (
+    Compacted,
     Conflict,
     LimitReached,
     NotFound,
@@ -46,8 +50,10 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Address",
+    "Change",
     "ClientConfig",
     "Cluster",
+    "Compacted",
     "Conflict",
     "FileRecord",
     "Level",
@@ -63,4 +69,5 @@ __all__ = [
     "Swarm",
     "TrackerClient",
     "Unavailable",
+    "Watch",
 ]

@@ -17,6 +17,7 @@ import platformdirs
 
 from tracker_raft.cli_node import node
 from tracker_raft.cli_verify import verify_word
+from tracker_raft.cli_watch import watch
 from tracker_raft.cluster import Cluster
 from tracker_raft.cluster import status as cluster_status
 from tracker_raft.cluster.process import log_tail
@@ -347,4 +348,5 @@ COMMANDS: list[click.Command] = [
     logs,
     node,
     verify_word,
+    watch,
 ]

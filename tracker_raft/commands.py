@@ -356,6 +356,30 @@ class Peers(Operation):
 
 
 @dataclass(frozen=True, slots=True)
+class Watch(Operation):
+    """The changes of names starting with ``prefix``, from a place in the log on, that one included.
+
+    Reply: ``{"changes": [Change...], "next": (index, position)}``, at once when there are some,
+    else with the first ones, or with none after ``wait_ms``. ``next`` is the place to ask from
+    next. ``compacted`` when not all changes from there on are kept.
+    """
+
+    op: ClassVar[str] = "watch"
+    index: int
+    position: int = 0
+    prefix: str = ""
+    limit: int = 100
+    wait_ms: int = 5_000
+
+    def __post_init__(self) -> None:
+        check_int("index", self.index, 0, INTEGER_MAX)
+        check_int("position", self.position, 0, INTEGER_MAX)
+        check_text("prefix", self.prefix, NAME_BYTES_MAX)
+        check_int("limit", self.limit, 1, 500)
+        check_int("wait_ms", self.wait_ms, 0, INTEGER_MAX)
+
+
+@dataclass(frozen=True, slots=True)
 class Status(Operation):
     """What this tracker is doing. Reply: see ``docs/protocol.md``."""
 
@@ -374,7 +398,7 @@ WRITES: tuple[type[Operation], ...] = (
 """Go through the log."""
 READS: tuple[type[Operation], ...] = (Lookup, List, Peers)
 """Answered from the state machine, at a :class:`Level`."""
-_ALL: tuple[type[Operation], ...] = (*WRITES, *READS, Renew, Status)
+_ALL: tuple[type[Operation], ...] = (*WRITES, *READS, Watch, Renew, Status)
 BY_WORD: dict[str, type[Operation]] = {cls.op: cls for cls in _ALL}
 
 RENEW_MANY = "renew"

@@ -41,6 +41,8 @@ class MachineLimits:
     """Operations of one request session that may be unanswered at once, hence replies kept."""
     session_ttl_ms: int = 3_600_000
     """A request session not used for this long of logical time is forgotten."""
+    changes_kept_max: int = 16_384
+    """Changes of files kept for those who watch; a watch from before them is refused."""
     lease_ttl_min_ms: int = 1_000
     lease_ttl_max_ms: int = 3_600_000
 
@@ -64,6 +66,9 @@ class WireLimits:
     """Entries for a follower whose link holds more than this are dropped and sent again later."""
     link_buffer_bytes_max: int = 64 * MIB
     """A link that holds more than this is closed."""
+    watches_max: int = 10_000
+    """Watches that wait on one tracker; beyond it ``busy``."""
+    watches_per_connection_max: int = 64
     page_items_max: int = 1_000
     peers_per_reply_max: int = 200
     request_deadline_max_s: float = 120.0
@@ -238,6 +243,10 @@ class ClientConfig:
     """Consecutive failures of one endpoint that open its circuit breaker."""
     breaker_open_min_s: float = 0.25
     breaker_open_max_s: float = 5.0
+    watch_wait_s: float = 5.0
+    """How long a tracker is asked to wait for a change before it says that there was none. A
+    tracker that hangs is left after this and ``attempt_timeout_s``, one that has lost the others
+    after this."""
     idle_connections_max: int = 8
     """Kept per endpoint for reuse."""
     frame_bytes_max: int = 1 * MIB

@@ -11,6 +11,7 @@
     │   ├── NotFound                not_found          no such name, version, content or lease
     │   ├── Conflict                conflict           the name is bound to other content
     │   ├── LimitReached            limit_reached      a table of the tracker is full
+    │   ├── Compacted               compacted          the changes asked for are not kept any more
     │   └── SessionExpired          session_expired    the request session is not known any more
     ├── Unavailable                 definite: it did not happen now; the same call may work later
     │   ├── Busy                    busy               intake is full; ``retry_after_s`` says when
@@ -82,6 +83,24 @@ class LimitReached(Refused):
     code = "limit_reached"
 
 
+class Compacted(Refused):
+    """A watch from a place whose changes are not all kept any more.
+
+    ``oldest``: the oldest index from which none is missing; 0 when it is not known.
+    """
+
+    code = "compacted"
+
+    def __init__(
+        self, message: str, *, oldest: int = 0, retry_after_s: float | None = None
+    ) -> None:
+        super().__init__(message, retry_after_s=retry_after_s)
+        self.oldest = oldest
+
+    def to_wire(self) -> dict[str, Any]:
+        return {**super().to_wire(), "oldest": self.oldest}
+
+
 class SessionExpired(Refused):
     """The request session is unknown: it expired, was closed, or never was. Nothing was run."""
 
@@ -137,6 +156,7 @@ _CLASSES: tuple[type[P2PError], ...] = (
     NotFound,
     Conflict,
     LimitReached,
+    Compacted,
     SessionExpired,
     Unavailable,
     Busy,
@@ -163,4 +183,8 @@ def from_wire(reply: dict[str, Any]) -> P2PError:
     cls = BY_CODE.get(code) if isinstance(code, str) else None
     if cls is None:
         return OutcomeUnknown(f"unknown error word {code!r}: {message}")
+    if cls is Compacted:
+        oldest = reply.get("oldest")
+        oldest = oldest if isinstance(oldest, int) else 0
+        return Compacted(message, oldest=oldest, retry_after_s=retry_after_s)
     return cls(message, retry_after_s=retry_after_s)

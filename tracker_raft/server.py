@@ -32,6 +32,7 @@ from tracker_raft.errors import (
 )
 from tracker_raft.raft.intake import NOWHERE, Position, Reply
 from tracker_raft.raft.replica import Replica
+from tracker_raft.watching import Watches
 
 log = logging.getLogger("tracker_raft.server")
 wire_log = logging.getLogger("tracker_raft.wire")
@@ -129,7 +130,7 @@ class Connection(asyncio.Protocol):
             assert self._transport is not None
             self._transport.pause_reading()
         try:
-            self.server.request(message, partial(self._answer, number))
+            self.server.request(message, partial(self._answer, number), self)
         except P2PError as error:
             self._answer(number, error.to_wire(), NOWHERE)
 
@@ -199,6 +200,7 @@ class Connection(asyncio.Protocol):
         if self._timer is not None:
             self._timer.cancel()
         self.server.connections.discard(self)
+        self.server.watches.forget(self)
 
     def __repr__(self) -> str:
         return f"<Connection {self.remote} in_flight={self.in_flight}>"
@@ -226,6 +228,7 @@ class Server:
         self._trackers = trackers
         self._describe = describe
         self._renewals = Renewals()
+        self.watches = Watches(self.loop, replica, self.limits)
         self._server: asyncio.Server | None = None
         self._renew_task: asyncio.Task[None] | None = None
 
@@ -248,6 +251,7 @@ class Server:
             self._server.close()
         if self._renew_task is not None:
             self._renew_task.cancel()
+        self.watches.close()
         for connection in list(self.connections):
             connection.close()
         await asyncio.sleep(0)
@@ -263,14 +267,19 @@ class Server:
 
     # -- requests --------------------------------------------------------------------------------
 
-    def request(self, message: wire.Message, answer: Answer) -> None:
-        """Answer one request once, now or later. Raises a refusal instead of answering it."""
+    def request(self, message: wire.Message, answer: Answer, owner: object) -> None:
+        """Answer one request of ``owner`` once, now or later, or never if the connection is gone.
+
+        Raises a refusal instead of answering it.
+        """
         operation = commands.parse(message)
         deadline_s = self.loop.time() + self._time_left_s(message)
         if isinstance(operation, commands.WRITES):
             self._write(operation, message, deadline_s, answer)
         elif isinstance(operation, commands.READS):
             self._read(operation, message, deadline_s, answer)
+        elif isinstance(operation, commands.Watch):
+            self.watches.watch(operation, deadline_s, owner, answer)
         elif isinstance(operation, commands.Renew):
             answer({"ok": {"lease_ms": self._renew(operation.peer)}}, NOWHERE)
         else:

@@ -63,6 +63,7 @@ class Reading:
 
 
 ORDERS = {
+    "changes": lambda row: (row[0], row[1]),
     "files": lambda row: row[0],
     "leases": lambda row: row[0],
     "members": lambda row: (row[1], not row[2], row[0].encode()),

@@ -44,7 +44,16 @@ def sealed(blocks: Iterable[tuple[str, bytes]]) -> bytes:
     return out
 
 
-HEAD = msgpack.packb({"format": 1, "applied": 0, "time_ms": 0, "sessions_opened": 0})
+HEAD = msgpack.packb(
+    {
+        "format": 2,
+        "applied": 0,
+        "time_ms": 0,
+        "sessions_opened": 0,
+        "horizon_index": 0,
+        "horizon_position": 0,
+    }
+)
 END = msgpack.packb({"state_hash": EMPTY_HASH})
 
 
@@ -76,8 +85,9 @@ def test_equal_states_give_the_same_bytes_whatever_the_way_there() -> None:
     one, other = Driver(), Driver()
     for driver, order in ((one, (1, 2, 3)), (other, (3, 1, 2))):
         driver.open()
-        for n in order:
+        for n in (1, 2, 3):  # the order of the changes is part of the state
             driver.raw(1, n, 1, publish(f"name{n}", "x"))
+        for n in order:
             driver.raw(2, n, 1, join(f"peer{n}", "x"))
         driver.raw(1, 4, 1, join("peer1", "y"))
     one.entry((1, 5, 1, join("peer2", "z")), (2, 4, 1, join("peer1", "z")), at_ms=9)
@@ -134,7 +144,7 @@ def test_a_snapshot_that_breaks_off_is_found_wherever_it_does(driver: Driver) ->
 def test_missing_doubled_and_exchanged_blocks_are_found(driver: Driver) -> None:
     """If this fails, a snapshot put together from the wrong parts is believed."""
     blocks = list(driver.machine.snapshot())
-    assert len(blocks) == 7
+    assert len(blocks) == 8
 
     for n in range(len(blocks)):
         without = blocks[:n] + blocks[n + 1 :]
@@ -148,10 +158,18 @@ def test_missing_doubled_and_exchanged_blocks_are_found(driver: Driver) -> None:
 
 def test_a_newer_format_is_refused_as_such() -> None:
     """If this fails, a downgrade reports a damaged disk where nothing is damaged."""
-    newer = sealed([("head", msgpack.packb({"format": 2, "anything": 1})), ("planets", b"\x90")])
+    newer = sealed([("head", msgpack.packb({"format": 3, "anything": 1})), ("planets", b"\x90")])
 
-    with pytest.raises(Unsupported, match="format 2, this version reads 1"):
+    with pytest.raises(Unsupported, match="format 3, this version reads 2"):
         TrackerMachine.restore([newer])
+
+
+def test_an_older_format_is_refused_as_such() -> None:
+    """If this fails, a directory of an older version is called damaged, and may be thrown away."""
+    older = sealed([("head", msgpack.packb({"format": 1}))])
+
+    with pytest.raises(Unsupported, match="format 1, this version reads 2"):
+        TrackerMachine.restore([older])
 
 
 @pytest.mark.parametrize(
@@ -162,8 +180,8 @@ def test_a_newer_format_is_refused_as_such() -> None:
         pytest.param([("head", HEAD)], "breaks off after block 'head'", id="no end"),
         pytest.param([("head", HEAD), ("head", HEAD)], "first and once", id="two heads"),
         pytest.param([("head", b"\x90")], "'head' is list, expected a map", id="head no map"),
-        pytest.param([("head", b"\x80")], "format None, expected 1", id="no format"),
-        pytest.param([("head", b"\x81\xa6format\x01")], "cannot be loaded", id="poor head"),
+        pytest.param([("head", b"\x80")], "format None, expected 2", id="no format"),
+        pytest.param([("head", b"\x81\xa6format\x02")], "cannot be loaded", id="poor head"),
         pytest.param([("head", HEAD), ("files", b"\x80")], "expected an array", id="no array"),
         pytest.param([("head", HEAD), ("files", b"\xc1")], "not msgpack", id="not msgpack"),
         pytest.param([("head", HEAD), ("planets", b"\x90")], "unknown kind", id="unknown kind"),
@@ -184,7 +202,7 @@ def test_what_a_faulty_writer_sealed_is_not_believed(
         TrackerMachine.restore([sealed(blocks)])
 
 
-@pytest.mark.parametrize("kind", ["files", "leases", "members", "sessions", "replies"])
+@pytest.mark.parametrize("kind", ["changes", "files", "leases", "members", "sessions", "replies"])
 @pytest.mark.parametrize(
     "row", [1, "text", [], [1], [None] * 5, ["a", "b"], ["a", b"b"], [1, 2, 3]]
 )

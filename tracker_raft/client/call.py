@@ -54,6 +54,8 @@ class Call:
     first_for: Operation | None = None
     """The write that this call prepares: error texts are about that one."""
     seq: int = 0
+    attempt_s: float | None = None
+    """Silence from one tracker after which the next one is asked; None: the configured time."""
     attempts: int = 0
     may_have_run: bool = False
     """Some attempt of this write may have been run: from now on "no" cannot be said."""

@@ -38,6 +38,7 @@ import random as random_module
 import threading
 from collections.abc import Sequence
 from contextlib import suppress
+from weakref import WeakSet
 
 from tracker_raft import commands, wire
 from tracker_raft.client.breaker import Backoff
@@ -87,18 +88,29 @@ class Requester:
         self._clock = clock
         self._closed = threading.Event()
         self._trackers = tuple(trackers)
+        self._siblings: WeakSet[Requester] = WeakSet()
         self.rotation = Rotation(trackers, config, random)
         self._start_afresh()
         self.seen = 0
         """The highest log index that a reply showed to this client."""
 
-    def call(self, operation: Operation, deadline: Deadline, level: Level | None = None) -> Reply:
-        """Carry ``operation`` out. Raises what the module's docstring says."""
+    def call(
+        self,
+        operation: Operation,
+        deadline: Deadline,
+        level: Level | None = None,
+        *,
+        attempt_s: float | None = None,
+    ) -> Reply:
+        """Carry ``operation`` out. Raises what the module's docstring says.
+
+        ``attempt_s``: of what is neither read nor write, how long one tracker may be silent.
+        """
         self._check_usable()
         if isinstance(operation, commands.READS):
             return self._carry(Call(operation, deadline, level or Level.LINEARIZABLE))
         if not isinstance(operation, _IN_SESSION):
-            return self._carry(Call(operation, deadline))
+            return self._carry(Call(operation, deadline, attempt_s=attempt_s))
         session = self._session_for(operation, deadline, expired=None)
         try:
             return self._write(operation, deadline, session)
@@ -114,6 +126,18 @@ class Requester:
         self._check_usable()
         return self._ask_once(address, Call(operation, deadline))
 
+    def sibling(self) -> Requester:
+        """Another one that knows the same trackers, with connections of its own; closed with this
+        one, or before."""
+        self._check_usable()
+        trackers = self.rotation.addresses
+        sibling = Requester(trackers, self._config, self._random, self._clock)
+        with self._seen_lock:
+            self._siblings.add(sibling)
+        if self._closed.is_set():  # meanwhile, and then it may have been overlooked
+            sibling.close()
+        return sibling
+
     def close(self) -> None:
         """Close the request session as well as 0.5 s allow, then all connections. Idempotent."""
         if self._closed.is_set():
@@ -122,6 +146,10 @@ class Requester:
         if self._pid != os.getpid():  # a forked child that made no call: all is the parent's
             self._pool.abandon()
             return
+        with self._seen_lock:
+            siblings = list(self._siblings)
+        for sibling in siblings:
+            sibling.close()
         in_use, session = self.rotation.in_use, self._session
         if session is not None and in_use is not None:
             deadline = Deadline(CLOSE_SESSION_S, self._clock)
@@ -223,7 +251,7 @@ class Requester:
 
     def _request(self, connection: Connection, call: Call) -> wire.Message:
         try:
-            waiting = call.deadline.within(self._config.attempt_timeout_s)
+            waiting = call.deadline.within(call.attempt_s or self._config.attempt_timeout_s)
             return connection.request(call.envelope(self.seen, waiting), waiting)
         finally:
             self._pool.give_back(connection)

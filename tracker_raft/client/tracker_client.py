@@ -28,13 +28,14 @@ from __future__ import annotations
 import random as random_module
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any, Self, TypeVar
 
 from tracker_raft import commands
 from tracker_raft.client.call import Reply
 from tracker_raft.client.deadline import Clock, Deadline
 from tracker_raft.client.requester import Requester
+from tracker_raft.client.results import Page, Published, Swarm
+from tracker_raft.client.watch import Watch
 from tracker_raft.commands import FileRecord, Level, Operation, PeerRecord, parse_content_hex
 from tracker_raft.config import Address, ClientConfig
 from tracker_raft.errors import BadRequest, NotFound, OutcomeUnknown
@@ -44,32 +45,6 @@ FILES_PAGE = 500
 
 T = TypeVar("T")
 FileList = list[FileRecord]  # inside the class, ``list`` is a method
-
-
-@dataclass(frozen=True, slots=True)
-class Published:
-    """``created`` is False when the name was already bound to this content."""
-
-    file: FileRecord
-    created: bool
-    at: tuple[int, int]
-    """Log index and position of the entry that the record reflects."""
-
-
-@dataclass(frozen=True, slots=True)
-class Page:
-    """Some files in name order; ``more`` says that others follow."""
-
-    files: tuple[FileRecord, ...]
-    more: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Swarm:
-    """Some of the ``total`` peers of a content."""
-
-    peers: tuple[PeerRecord, ...]
-    total: int
 
 
 class TrackerClient:
@@ -183,7 +158,9 @@ class TrackerClient:
         """
         operation = commands.List(prefix, after, limit)
         reply = self.call(operation, level=level, deadline_s=deadline_s)
-        return _read(operation, reply, lambda body: Page(_files(body), bool(body["more"])))
+        return _read(
+            operation, reply, lambda body: Page(_files(body), bool(body["more"]), reply.index)
+        )
 
     def files(self, prefix: str = "", *, level: Level = Level.LINEARIZABLE) -> Iterator[FileRecord]:
         """All files whose names start with ``prefix``, page by page, one call per page.
@@ -205,6 +182,35 @@ class TrackerClient:
         operation = commands.Remove(name)
         reply = self.call(operation, deadline_s=deadline_s)
         return _read(operation, reply, lambda body: _files(body, "removed"))
+
+    def watch(
+        self,
+        prefix: str = "",
+        *,
+        from_index: int | None = None,
+        from_position: int = 0,
+        idle_s: float | None = None,
+        deadline_s: float | None = None,
+    ) -> Watch:
+        """The changes of names that start with ``prefix``, in the order of the log, as they come.
+
+        ``from_index``, ``from_position``: the place of the first change wanted. None: what changes
+        from now on. After a listing: its ``index`` + 1; to go on with a watch: its ``place``.
+        ``idle_s``: end after so long without a change; None: never. ``deadline_s``: how long it
+        may go without an answer from any tracker. More: :class:`~tracker_raft.client.watch.Watch`,
+        which is to be closed, or used as a context manager; closing this client closes it too.
+        """
+        if from_index is None:
+            from_index = self.list(prefix, limit=1, deadline_s=deadline_s).index + 1
+        return Watch(
+            self._requester.sibling(),
+            prefix,
+            (from_index, from_position),
+            config=self.config,
+            idle_s=idle_s,
+            deadline_s=self.config.deadline_s if deadline_s is None else deadline_s,
+            clock=self._clock,
+        )
 
     # -- swarm ------------------------------------------------------------------------------------
 

@@ -31,6 +31,7 @@ from tracker_raft.commands import CONTENT_ID_BYTES, FileRecord, List, Publish, s
 from tracker_raft.config import MachineLimits
 from tracker_raft.errors import BadRequest, Conflict, LimitReached, NotFound
 from tracker_raft.machine.digest import Digest
+from tracker_raft.machine.history import ChangeHistory
 from tracker_raft.machine.snapshot_cursor import Row, Table
 
 LOOKUP_FILES_MAX: Final = 1_000
@@ -44,11 +45,12 @@ History = tuple[int, list[FileRecord]]
 class Registry:
     """All names. Methods that change it check first, so a refusal has changed nothing."""
 
-    def __init__(self, limits: MachineLimits, digest: Digest) -> None:
+    def __init__(self, limits: MachineLimits, digest: Digest, changes: ChangeHistory) -> None:
         self.versions = 0
         """Versions of all names together."""
         self._limits = limits
         self._digest = digest
+        self._changes = changes
         self._files: dict[str, bytes] = {}
         self._names: SortedList[str] = SortedList()
         self._by_content: SortedList[bytes] = SortedList()
@@ -118,6 +120,7 @@ class Registry:
             self._names.add(name)
         elif not after:
             self._names.remove(name)
+        self._changes.note(before, after)
         self.versions += len(after) - len(before)
         # A name may hold one content in several versions; the index has the pair once. Kept as
         # dicts, whose order is that of the versions: a set has none.

@@ -61,12 +61,18 @@ class SnapshotCursor:
     """
 
     def __init__(
-        self, head: dict[str, int], tables: Sequence[Table], digest: Digest, *, tracked: bool = True
+        self,
+        head: dict[str, int],
+        state_hash: str,
+        tables: Sequence[Table],
+        digest: Digest,
+        *,
+        tracked: bool = True,
     ) -> None:
         self.applied = head["applied"]
         """As of the moment this was made, like all that is read from it."""
         self.time_ms = head["time_ms"]
-        self.state_hash = digest.hex(head["time_ms"], head["sessions_opened"])
+        self.state_hash = state_hash
         self._writer = snapshot_format.Writer()
         self._next_block: bytes | None = self._writer.head(head)
         """A block that waits to be handed out: the head, which is made first."""

@@ -2,7 +2,7 @@
 
 ::
 
-    {"kind": "head",    "body": <{"format": 1, ...}>,     "seal": ...}
+    {"kind": "head",    "body": <{"format": 2, ...}>,     "seal": ...}
     {"kind": "files",   "body": <[[name, history]...]>,   "seal": ...}    and so on, many of each
     {"kind": "end",     "body": <{"state_hash": hex}>,    "seal": ...}
 
@@ -12,7 +12,7 @@ before its body is read. Blocks have at most :data:`BLOCK_ROWS` rows and about
 :data:`BLOCK_BYTES`, and each stands by itself: a snapshot is written and read without ever being
 in memory as a whole, and however it was cut into chunks on its way.
 
-The format has a number of its own. A newer one is refused before anything else of it is read.
+The format has a number of its own. Another one is refused before anything else of it is read.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ import msgpack
 from tracker_raft import wire
 from tracker_raft.errors import BadRequest, Damaged, Unsupported
 
-FORMAT: Final = 1
+FORMAT: Final = 2
+"""1 had no changes of the files. A state without them is not the same, so 1 is not read."""
 BLOCK_BYTES: Final = 256 * 1024
 """A block is closed by the row that takes it over this."""
 BLOCK_ROWS: Final = 1_000
@@ -106,7 +107,7 @@ class Reader:
         """(kind, decoded body) of each block that ``chunk`` completes: head first, end last.
 
         Raises :class:`Damaged` for anything that :class:`Writer` did not write, and
-        :class:`Unsupported` for a newer format. Nothing must be believed before :meth:`finish`.
+        :class:`Unsupported` for another format. Nothing must be believed before :meth:`finish`.
         """
         for message in self._messages(chunk):
             yield self._opened(message)
@@ -147,7 +148,7 @@ def _checked(before: str, kind: str, body: Any) -> Any:
         raise Damaged(f"snapshot block {kind!r} is {type(body).__name__}, expected an array")
     if kind == "head" and body.get("format") != FORMAT:
         found = body.get("format")
-        if type(found) is int and found > FORMAT:
+        if type(found) is int and found > 0:
             raise Unsupported(f"snapshot of format {found}, this version reads {FORMAT}")
         raise Damaged(f"snapshot of format {found!r}, expected {FORMAT}")
     return body

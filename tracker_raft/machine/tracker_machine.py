@@ -14,6 +14,7 @@ Rules
   trackers' own ``renew`` stand outside of a session.
 
 The parts, each with its own rules: :mod:`~tracker_raft.machine.registry` (names and versions),
+:mod:`~tracker_raft.machine.history` (the newest changes of them),
 :mod:`~tracker_raft.machine.swarm_table` (leases and swarms), :mod:`~tracker_raft.machine.sessions`,
 :mod:`~tracker_raft.machine.digest` (the state hash), :mod:`~tracker_raft.machine.snapshot_cursor`
 (a snapshot beside the changes), :mod:`~tracker_raft.machine.snapshot_format`.
@@ -49,6 +50,7 @@ from tracker_raft.entries import Entry, LoggedOperation, unpack_entry
 from tracker_raft.errors import BadRequest, Damaged, P2PError, Unsupported
 from tracker_raft.machine import snapshot_format
 from tracker_raft.machine.digest import Digest
+from tracker_raft.machine.history import ChangeHistory
 from tracker_raft.machine.registry import Registry
 from tracker_raft.machine.sessions import SessionTable
 from tracker_raft.machine.snapshot_cursor import SnapshotCursor
@@ -86,7 +88,10 @@ class TrackerMachine:
         self.applied = 0
         """Index of the newest entry applied."""
         self._digest = Digest()
-        self._registry = Registry(limits, self._digest)
+        self.changes = ChangeHistory(limits, self._digest)
+        """Of the files, for those who watch; to be read only."""
+        self._changed: Callable[[], None] | None = None
+        self._registry = Registry(limits, self._digest, self.changes)
         self._swarm = SwarmTable(limits, self._digest)
         self._sessions = SessionTable(limits, self._digest)
 
@@ -116,13 +121,17 @@ class TrackerMachine:
             self.time_ms = decoded.time_ms
             self._swarm.expire(self.time_ms)
             self._sessions.expire(self.time_ms)
-        return Applied(tuple([self._answer(operation) for operation in decoded.operations]))
+        horizon, kept = self.changes.horizon, len(self.changes)
+        replies = [self._answer(at, one) for at, one in enumerate(decoded.operations)]
+        if self._changed and (len(self.changes) != kept or self.changes.horizon != horizon):
+            self._changed()
+        return Applied(tuple(replies))
 
     def skip(self, index: int) -> None:
         """Pass over an entry of the consensus engine itself; only ``applied`` moves."""
         self.applied = index
 
-    def _answer(self, logged: LoggedOperation) -> dict[str, Any]:
+    def _answer(self, position: int, logged: LoggedOperation) -> dict[str, Any]:
         """Run one operation, unless its session has the reply already."""
         session, seq, low, body = logged
         word = body.get("op")
@@ -136,6 +145,7 @@ class TrackerMachine:
             return error.to_wire()
         if recorded is not None:
             return recorded
+        self.changes.place = self.applied, position
         try:
             reply = {"ok": self._run(_parse(body))}
         except P2PError as error:
@@ -158,6 +168,16 @@ class TrackerMachine:
             case CloseSession():
                 self._sessions.close(operation.target)
                 return {}
+
+    def on_changes(self, changed: Callable[[], None] | None) -> None:
+        """Call ``changed`` after each entry that changed the files. It must only take note."""
+        self._changed = changed
+
+    def succeed(self, before: TrackerMachine) -> None:
+        """Take the place of ``before``, which is behind: who was told by it is told by this."""
+        self._changed = before._changed
+        if self._changed:
+            self._changed()
 
     # -- reads ------------------------------------------------------------------------------------
 
@@ -194,7 +214,7 @@ class TrackerMachine:
         Covers logical time, every table and the recorded replies; not ``applied``, which is a
         place in the log, nor the texts of recorded refusals. Costs the same for any state.
         """
-        return self._digest.hex(self.time_ms, self._sessions.opened)
+        return self._digest.hex(self.time_ms, self._sessions.opened, *self.changes.horizon)
 
     def counts(self) -> dict[str, int]:
         """Sizes of the tables. ``contents`` are those that at least one peer serves."""
@@ -242,9 +262,13 @@ class TrackerMachine:
             "applied": self.applied,
             "time_ms": self.time_ms,
             "sessions_opened": self._sessions.opened,
+            "horizon_index": self.changes.horizon[0],
+            "horizon_position": self.changes.horizon[1],
         }
-        tables = (*self._registry.tables(), *self._swarm.tables(), *self._sessions.tables())
-        return SnapshotCursor(head, tables, self._digest, tracked=tracked)
+        # The changes first: they are soon written, and what comes after is not remembered.
+        parts = (self.changes, self._registry, self._swarm, self._sessions)
+        tables = [table for part in parts for table in part.tables()]
+        return SnapshotCursor(head, self.state_hash, tables, self._digest, tracked=tracked)
 
     @classmethod
     def restoring(cls, limits: MachineLimits = _LIMITS) -> Restoring:
@@ -272,8 +296,11 @@ class TrackerMachine:
             case "head":
                 self.applied, self.time_ms = body["applied"], body["time_ms"]
                 self._sessions.opened = body["sessions_opened"]
+                self.changes.horizon = body["horizon_index"], body["horizon_position"]
             case "files":
                 self._registry.load(body)
+            case "changes":
+                self.changes.load(body)
             case "leases":
                 self._swarm.load_leases(body)
             case "members":

@@ -360,6 +360,7 @@ class Replica:
             return
         if self.journal.term_at(snapshot.index) != snapshot.term:
             self.journal.restart_at(snapshot.index, snapshot.term)
+        machine.succeed(self.machine)
         self.machine = machine
         self.engine.installed(snapshot.index)
         if leader in self._nodes:

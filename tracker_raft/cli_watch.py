@@ -1,0 +1,140 @@
+"""``p2p-cluster watch``: the changes of the files as they happen."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import click
+
+from tracker_raft.changes import PUBLISHED, REMOVED, REPLACED, VERSION_REMOVED, Change, Place
+from tracker_raft.client import TrackerClient, Watch
+from tracker_raft.commands import INTEGER_MAX, NAME_BYTES_MAX, check_text
+from tracker_raft.errors import BadRequest
+from tracker_raft.terminal import (
+    APP,
+    emit_json,
+    resolve_trackers,
+    sigterm_interrupts,
+    trackers_option,
+)
+
+_PLACE = re.compile(r"(?P<index>[0-9]{1,19})(\.(?P<position>[0-9]{1,19}))?")
+_WORDS = {
+    PUBLISHED: "published",
+    REPLACED: "new version",
+    VERSION_REMOVED: "version removed",
+    REMOVED: "removed",
+}
+
+
+def _prefix(ctx: click.Context, param: click.Parameter, value: str) -> str:
+    try:
+        return check_text("PREFIX", value, NAME_BYTES_MAX)
+    except BadRequest as error:
+        raise click.UsageError(str(error)) from None
+
+
+def _place(ctx: click.Context, param: click.Parameter, value: str | None) -> Place | None:
+    if value is None:
+        return None
+    match = _PLACE.fullmatch(value)
+    place = (int(match["index"]), int(match["position"] or 0)) if match else (INTEGER_MAX + 1, 0)
+    if max(place) > INTEGER_MAX:
+        raise click.UsageError(
+            f"--from {value!r}: expected an entry of the log, as in 104, or a place in one: 104.2"
+        )
+    return place
+
+
+@click.command(short_help="Show changes of files as they happen.")
+@click.argument("prefix", default="", callback=_prefix)
+@click.option(
+    "--from",
+    "place",
+    metavar="INDEX[.POSITION]",
+    callback=_place,
+    help="Begin with the changes of this entry of the log. Default: with what changes from now on.",
+)
+@click.option(
+    "--timeout",
+    "timeout_s",
+    type=click.FloatRange(min=0.1, max=86_400),
+    default=30.0,
+    show_default=True,
+    metavar="S",
+    help="Fail after this many seconds without an answer from any tracker.",
+)
+@trackers_option
+@click.option("--json", "as_json", is_flag=True, help="Print a line of JSON for each change.")
+def watch(
+    prefix: str, place: Place | None, timeout_s: float, trackers: str | None, as_json: bool
+) -> None:
+    """Show what is published, replaced and removed among names that start with PREFIX, in the
+    order of the log and each change once, until Ctrl-C. A tracker that is lost is no reason to
+    stop.
+
+    \b
+    Examples:
+      p2p-cluster watch
+      p2p-cluster watch models/ --json
+      p2p-cluster watch models/ --from 104.3
+    """
+    index, position = place or (None, 0)
+    with (
+        sigterm_interrupts(),
+        TrackerClient(resolve_trackers(trackers)) as client,
+        client.watch(
+            prefix, from_index=index, from_position=position, deadline_s=timeout_s
+        ) as changes,
+    ):
+        try:
+            _tell_begin(changes, as_json)
+            for change in changes:
+                _tell(change, as_json)
+        except KeyboardInterrupt:
+            if not as_json:
+                click.echo(
+                    f"stopped; '{APP} watch --from {_text(changes.place)}' goes on", err=True
+                )
+            raise
+
+
+def _tell_begin(changes: Watch, as_json: bool) -> None:
+    if as_json:
+        index, position = changes.place
+        emit_json({"event": "watching", "index": index, "position": position})
+    else:
+        what = f"names that start with {changes.prefix!r}" if changes.prefix else "all names"
+        click.echo(f"watching {what} from {_text(changes.place)}; Ctrl-C stops", err=True)
+
+
+def _tell(change: Change, as_json: bool) -> None:
+    if as_json:
+        emit_json(_as_json(change))
+        return
+    file = change.file
+    name = file.name if change.kind == REMOVED else file.versioned
+    if change.kind == VERSION_REMOVED:
+        rest = f"newest is v{change.newest}"
+    else:
+        rest = "" if change.kind == REMOVED else f"{file.size} bytes  {file.content.hex()}"
+    if change.dropped:
+        rest += f"  v{change.dropped} dropped"
+    word = _WORDS.get(change.kind, change.kind)
+    click.echo(f"{_text(change.place):<12}  {word:<15}  {name}  {rest}".rstrip())
+
+
+def _as_json(change: Change) -> dict[str, Any]:
+    return {
+        "event": change.kind,
+        "index": change.index,
+        "position": change.position,
+        **change.file.to_wire(),
+        "newest": change.newest,
+        "dropped": change.dropped,
+    }
+
+
+def _text(place: Place) -> str:
+    return f"{place[0]}.{place[1]}"

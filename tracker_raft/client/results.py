@@ -1,0 +1,35 @@
+"""What the methods of a client return. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tracker_raft.commands import FileRecord, PeerRecord
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """``created`` is False when the name was already bound to this content."""
+
+    file: FileRecord
+    created: bool
+    at: tuple[int, int]
+    """Log index and position of the entry that the record reflects."""
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Some files in name order; ``more`` says that others follow."""
+
+    files: tuple[FileRecord, ...]
+    more: bool
+    index: int = 0
+    """The log entry that it reflects. A watch from the next one tells what changes after it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Swarm:
+    """Some of the ``total`` peers of a content."""
+
+    peers: tuple[PeerRecord, ...]
+    total: int
