@@ -81,7 +81,8 @@ class Watch:
             if self._closed or idle_s <= 0:
                 raise StopIteration
             try:
-                self._ask(min(idle_s, self._config.watch_wait_s))
+                # Of the time without an answer half is left, to find another tracker in.
+                self._ask(min(idle_s, self._config.watch_wait_s, self._deadline_s / 2))
             except LocalError:
                 if self._closed:
                     raise StopIteration from None
@@ -97,7 +98,7 @@ class Watch:
         """Take in the next changes; there may be none."""
         reply = self._requester.call(
             self._question(wait_s),
-            Deadline(wait_s + self._deadline_s, self._clock),
+            Deadline(self._deadline_s, self._clock),
             attempt_s=wait_s + self._config.attempt_timeout_s,
         )
         changes, place = _answer(reply)
