@@ -23,6 +23,8 @@ MIB = 1024 * KIB
 PROTOCOL_VERSION = 1
 """Version of the client and link protocols; the first frame of a connection says it."""
 
+ELECTION_TIMEOUT_MIN_S, ELECTION_TIMEOUT_MAX_S = 0.05, 60.0
+
 NODE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 
 
@@ -71,42 +73,42 @@ class WireLimits:
 
 @dataclass(frozen=True, slots=True)
 class RaftTiming:
-    """Timing of consensus on one tracker, in seconds.
+    """Timing of consensus on one tracker, in seconds, and what goes into one message.
 
-    Relations (checked): ``heartbeat_s`` × 3 < ``election_timeout_min_s`` <
-    ``election_timeout_max_s``; ``leader_fallback_s`` > ``heartbeat_s``.
+    One setting, ``election_timeout_s``; all other times follow from it. It should be well above
+    the round trip between trackers and a sync of their disks together. Trackers of one cluster
+    should have the same.
     """
 
-    heartbeat_s: float = 0.05
-    election_timeout_min_s: float = 0.3
-    election_timeout_max_s: float = 0.6
-    leader_fallback_s: float = 0.6
-    """A leader that hears no majority for this long stops calling itself leader."""
+    election_timeout_s: float = 0.15
+    """A leader silent for this long is replaced, and one that hears no majority for this long
+    stops leading. A tracker whose own loop is late waits longer (:mod:`~tracker_raft.raft.lag`)."""
     reconnect_min_s: float = 0.01
     reconnect_max_s: float = 0.5
-    stagger_s: float = 0.06
-    """Between two candidates when a leader's process is gone: rank × this. Several round trips
-    and syncs of a busy machine, so that the first candidate has won before the second stands; a
-    second one with a better log does not wait for it."""
     entry_bytes_max: int = 512 * KIB
     """One Raft entry. Below half of the batch size, so the library never chunks it (S15)."""
     append_batch_bytes: int = 2 * MIB
 
+    @property
+    def heartbeat_s(self) -> float:
+        """Between two signs of life of an idle leader: four may be lost."""
+        return self.election_timeout_s / 5
+
+    @property
+    def stagger_s(self) -> float:
+        """Between two candidates by rank: enough for the first one to have won."""
+        return self.election_timeout_s / 8
+
     def __post_init__(self) -> None:
-        if not 0 < self.heartbeat_s * 3 < self.election_timeout_min_s:
+        if not ELECTION_TIMEOUT_MIN_S <= self.election_timeout_s <= ELECTION_TIMEOUT_MAX_S:
             raise BadRequest(
-                f"heartbeat_s={self.heartbeat_s} must be above 0 and below a third of "
-                f"election_timeout_min_s={self.election_timeout_min_s}"
+                f"election time-out of {self.election_timeout_s} s: expected "
+                f"{ELECTION_TIMEOUT_MIN_S} to {ELECTION_TIMEOUT_MAX_S} s"
             )
-        if self.election_timeout_min_s >= self.election_timeout_max_s:
+        if not 0 < self.reconnect_min_s <= self.reconnect_max_s:
             raise BadRequest(
-                f"election_timeout_min_s={self.election_timeout_min_s} must be below "
-                f"election_timeout_max_s={self.election_timeout_max_s}"
-            )
-        if self.leader_fallback_s <= self.heartbeat_s:
-            raise BadRequest(
-                f"leader_fallback_s={self.leader_fallback_s} must be above "
-                f"heartbeat_s={self.heartbeat_s}"
+                f"reconnect_min_s={self.reconnect_min_s} must be above 0 and not above "
+                f"reconnect_max_s={self.reconnect_max_s}"
             )
         if self.entry_bytes_max * 2 > self.append_batch_bytes:
             raise BadRequest(
