@@ -86,6 +86,7 @@ PURE: dict[str, set[str]] = {
     "tracker_raft/raft/hello.py": set(),
     "tracker_raft/raft/inbox.py": set(),
     "tracker_raft/raft/intake.py": set(),
+    "tracker_raft/raft/pace.py": set(),
     "tracker_raft/raft/journal.py": set(),  # files and threads are handed in
     "tracker_raft/raft/keeper.py": set(),  # files, threads and the clock are handed in
     "tracker_raft/raft/lag.py": set(),

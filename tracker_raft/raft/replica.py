@@ -174,7 +174,6 @@ class Replica:
         """Get one operation (:func:`~tracker_raft.entries.pack_operation`) into the log.
 
         ``own``: it is this tracker's, not a client's.
-
         ``sink`` is called once, before ``deadline_s`` (loop time) is much over, with the state
         machine's reply and its position, or with ``no_leader`` or ``outcome_unknown``. Raises
         :class:`Busy`, :class:`TooLarge` or :class:`ShuttingDown`, and then does not call it.
