@@ -29,6 +29,7 @@ import click
 from bench import etcd, faults, harness, namespaces, stock
 from bench.faults import Fault
 from bench.fleets import Fleet, OurFleet, keep_logs
+from tracker_raft.errors import P2PError
 
 OURS, ETCD, ETCD_TUNED, STOCK = "tracker-raft", "etcd", "etcd 50/5", "pysyncobj"
 RIVALS = (ETCD, ETCD_TUNED, STOCK)
@@ -37,6 +38,8 @@ KINDS = (*map(str, Fault), ROLL, IDLE, LOAD)
 KINDS_BY_DEFAULT = ("kill", "term", "stop", "drop", ROLL)
 BLOCK = 10
 """Faults of one contender before the next one's turn."""
+BROKEN_MAX = 3
+"""Turns of a contender that broke off, after which it is struck no more."""
 LOAD_CONNECTIONS = 6
 LOAD_UNDER_WAY = 64
 BUCKETS_MS = (5, 10, 20, 40, 60, 100, 200, 300, 600, 1000, 2000)
@@ -127,24 +130,34 @@ def measure_of(kind: str, settings: Settings) -> Measure:
 
 
 def run_kind(kind: str, contenders: list[str], settings: Settings, result: harness.Result) -> None:
-    """Take all samples of one kind, the contenders by turns."""
+    """Take all samples of one kind, the contenders by turns.
+
+    A turn that breaks off, because somebody was not served again in time, is told among what is
+    absent; its contender goes on with a new fleet, and is given up after :data:`BROKEN_MAX`.
+    """
     measure = measure_of(kind, settings)
     left = {name: settings.rounds(name, kind) for name in contenders}
     numbers = {name: itertools.count(1) for name in contenders}
+    broken: Counter[str] = Counter()
     for block in itertools.count(1):
-        for name in contenders:
-            if not left[name]:
-                continue
+        for name in filter(left.get, contenders):
             count = min(left[name], 1 if kind == ROLL else BLOCK)
             left[name] -= count
+            subject = f"{name} {kind}"
             with tempfile.TemporaryDirectory(prefix="bench-") as folder:
-                place = Path(folder) / f"{kind}-{name}-{block}".replace("/", "-").replace(" ", "-")
-                with running(name, kind, place, settings.logs) as fleet:
-                    for _ in range(count):
-                        values = measure(fleet)
-                        sample = harness.Sample(f"{name} {kind}", next(numbers[name]), values)
-                        result.samples.append(sample)
-                        told(sample, settings.logs, place.name)
+                place = Path(folder) / f"{subject} {block}".translate(
+                    {ord(" "): "-", ord("/"): "-"}
+                )
+                try:
+                    with running(name, kind, place, settings.logs) as fleet:
+                        for number in itertools.islice(numbers[name], count):
+                            sample = harness.Sample(subject, number, measure(fleet))
+                            result.samples.append(sample)
+                            told(sample, settings.logs, place.name)
+                except (OSError, P2PError) as error:  # TimeoutError is an OSError
+                    broken[name] += 1
+                    result.absent[f"{subject}, turn {block}"] = f"broken off: {error}"
+                    left[name] = 0 if broken[name] == BROKEN_MAX else left[name]
         if not any(left.values()):
             return
 

@@ -7,11 +7,12 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from bench import faults, harness
+from bench import failover, faults, harness
 from bench.failover import figures, histogram, lines
 from bench.faults import FAILURES_MAX, Fault, Stream, one_fault, rolling_restart
 from bench.fleets import Place, RotatingWriter
@@ -22,7 +23,7 @@ def state(pid: int) -> str:
     """One letter: Z has ended, T stands still."""
     try:
         return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0]
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):
         return "Z"
 
 
@@ -259,6 +260,34 @@ def test_a_figure_tells_how_many_elections_there_were() -> None:
     told = "\n".join(lines(result))
     assert "1×2 3×1" in told and "ours / etcd: 0.600" in told
     assert "pysyncobj: absent, not asked for" in told
+
+
+def test_a_turn_that_breaks_off_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Broken: one outage without end would lose all other samples, or be left out silently."""
+    made: list[FakeFleet] = []
+
+    def strike(fleet: FakeFleet) -> dict[str, float]:
+        if len(made) % 2:
+            raise TimeoutError("not within 35 s")
+        return {"attached_ms": 1.0}
+
+    @contextmanager
+    def running(*_: object) -> Iterator[FakeFleet]:
+        made.append(FakeFleet(0))
+        try:
+            yield made[-1]
+        finally:
+            made[-1].close()
+
+    monkeypatch.setattr(failover, "running", running)
+    monkeypatch.setattr(failover, "measure_of", lambda *_: strike)
+    result = harness.Result("t", {})
+    settings = failover.Settings(70, 70, 1.0, 1.0, None)
+    failover.run_kind("kill", ["tracker-raft"], settings, result)
+
+    assert list(result.absent) == [f"tracker-raft kill, turn {turn}" for turn in (1, 3, 5)]
+    assert set(result.absent.values()) == {"broken off: not within 35 s"}
+    assert len(result.samples) == 2 * failover.BLOCK, "given up after the third"
 
 
 def test_every_sample_is_in_one_bucket() -> None:
