@@ -31,6 +31,8 @@ from enum import StrEnum
 from itertools import cycle, islice, pairwise
 from typing import Self
 
+import psutil
+
 from bench import harness
 from bench.fleets import Fleet, Writer, cpu_s
 
@@ -188,7 +190,8 @@ def one_fault(fleet: Fleet, fault: Fault, prefix: str) -> dict[str, float]:
 def _strike(fleet: Fleet, fault: Fault, node: str) -> tuple[float, float]:
     """Bring it about; returns the moment before, and the one when it was done.
 
-    It is done, for a fault that ends the process, when that has ended.
+    It is done when the process has ended, or stands still, if that is what the fault does: until
+    then it may still answer.
     """
     pid, network = fleet.pid(node), fleet.network
     if fault.needs_network:
@@ -198,8 +201,11 @@ def _strike(fleet: Fleet, fault: Fault, node: str) -> tuple[float, float]:
     elif fault.ends_process:
         struck = end_process(pid, SIGNALS[fault])
     else:
+        victim = psutil.Process(pid)
         struck = time.monotonic()
         os.kill(pid, SIGNALS[fault])
+        while victim.status() != psutil.STATUS_STOPPED:
+            time.sleep(POLL_S)
     return struck, time.monotonic()
 
 
