@@ -24,7 +24,7 @@ MODULE_LINES_MAX = 400
 FUNCTION_LINES_MAX = 60
 
 LONGER_MODULES = {
-    "tracker_raft/commands.py": 460,  # one table: every operation, its fields and its promise
+    "tracker_raft/commands.py": 560,  # one table: every operation, its fields and its promise
 }
 """Modules that may be longer, each with its own limit and the reason."""
 

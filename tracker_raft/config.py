@@ -231,8 +231,11 @@ class ClientConfig:
     deadline_s: float = 10.0
     """For a whole call, retries and failovers included, unless the call names its own."""
     connect_timeout_s: float = 1.0
+    silence_s: float = 0.08
+    """A tracker that says nothing for this long is pinged, and one that does not answer the ping
+    within the same time is left for the next one, which gets the same request id."""
     attempt_timeout_s: float = 1.5
-    """Silence from one tracker after which the next one is asked, with the same request id."""
+    """Time for one tracker to answer, when it is alive; then the next one is asked."""
     backoff_min_s: float = 0.005
     backoff_max_s: float = 0.5
     """Exponential back-off with full jitter between rounds over all trackers."""

@@ -30,6 +30,7 @@ from tracker_raft.errors import (
     NoLeader,
     NotFound,
     P2PError,
+    ShuttingDown,
 )
 from tracker_raft.raft.intake import NOWHERE
 from tracker_raft.raft.replica import Replica
@@ -72,7 +73,7 @@ def _pack_renewals(peers: list[str]) -> bytes:
 
 
 class Server:
-    """The client side of one tracker. ``describe`` adds what only the node knows to ``status``."""
+    """The client side of one tracker. ``control`` answers what concerns the tracker itself."""
 
     def __init__(
         self,
@@ -80,7 +81,7 @@ class Server:
         *,
         replica: Replica,
         trackers: Callable[[], list[str]],
-        describe: Callable[[], dict[str, Any]],
+        control: Callable[[Operation, Answer], None],
     ) -> None:
         self.config = config
         self.limits = config.limits
@@ -91,7 +92,8 @@ class Server:
         self._busy_packed = b""
         self._replica = replica
         self._trackers = trackers
-        self._describe = describe
+        self._control = control
+        self._leaving: ShuttingDown | None = None
         self._renewals = Renewals()
         self._server: asyncio.Server | None = None
         self._renew_task: asyncio.Task[None] | None = None
@@ -108,6 +110,16 @@ class Server:
                 f"cannot listen on client address {bind}: {error.strerror or error}"
             ) from error
         self._renew_task = self.loop.create_task(self._log_renewals())
+
+    async def drain(self, patience_s: float) -> None:
+        """Refuse what comes from now on, and wait until what was taken before is answered."""
+        self._leaving = ShuttingDown("this tracker is stopping; not run")
+        if self._server is not None:
+            self._server.close()
+        until_s = self.loop.time() + patience_s
+        # Every answer of every connection is waited for: no one event says that they are all given.
+        while self.loop.time() < until_s and any(one.in_flight for one in self.connections):  # noqa: ASYNC110
+            await asyncio.sleep(0.002)
 
     async def close(self) -> None:
         """Stop listening and hang up on every client, replies in hand written first."""
@@ -133,7 +145,7 @@ class Server:
     def refusal(self) -> bytes | None:
         """What a write is told now in the place of being run, packed without the map's head and
         id; None: it is welcome."""
-        busy = self._replica.intake.refusal()
+        busy = None if self._leaving is not None else self._replica.intake.refusal()
         if busy is None:
             return None
         if busy is not self._busy:
@@ -147,6 +159,8 @@ class Server:
 
         ``read_s``: when it was read (loop time); its deadline counts from there.
         """
+        if self._leaving is not None:
+            raise self._leaving
         operation = commands.parse(message)
         deadline_s = read_s + self._time_left_s(message)
         if isinstance(operation, commands.WRITES):
@@ -156,7 +170,7 @@ class Server:
         elif isinstance(operation, commands.Renew):
             answer({"ok": {"lease_ms": self._renew(operation.peer)}}, NOWHERE)
         else:
-            answer({"ok": self._describe()}, NOWHERE)
+            self._control(operation, answer)
 
     def _time_left_s(self, message: wire.Message) -> float:
         asked_ms = message.get("deadline_ms", round(DEADLINE_DEFAULT_S * 1000))

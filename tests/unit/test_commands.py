@@ -22,10 +22,12 @@ from tracker_raft.commands import (
     Operation,
     PeerRecord,
     Peers,
+    Ping,
     Publish,
     Remove,
     Renew,
     Status,
+    TransferLeadership,
 )
 from tracker_raft.errors import BY_CODE, BadRequest, P2PError, UnknownOperation, from_wire
 
@@ -50,6 +52,9 @@ EXAMPLES: list[Operation] = [
     Peers(CONTENT),
     Peers(CONTENT, 200, 5),
     Status(),
+    Ping(),
+    TransferLeadership(),
+    TransferLeadership("n2"),
 ]
 
 
@@ -250,7 +255,7 @@ def test_writes_reads_and_the_rest_are_told_apart() -> None:
     """Broken: a write is answered without the log, or a read is written to it."""
     assert not set(commands.WRITES) & set(commands.READS)
     others = set(commands.BY_WORD.values()) - set(commands.WRITES) - set(commands.READS)
-    assert others == {Renew, Status}
+    assert others == {Renew, Status, Ping, TransferLeadership}
 
 
 def test_a_content_id_is_64_small_hexadecimal_digits() -> None:

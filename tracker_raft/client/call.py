@@ -55,6 +55,8 @@ class Call:
     """The write that this call prepares: error texts are about that one."""
     seq: int = 0
     attempts: int = 0
+    silences: int = 0
+    """How many attempts ended because not even a ping was answered."""
     may_have_run: bool = False
     """Some attempt of this write may have been run: from now on "no" cannot be said."""
     happened: dict[Address, str] = field(default_factory=dict)

@@ -10,7 +10,9 @@ How a call goes
 
    =====================================  ===================================================
    no connection, or lost before sending  not run; next tracker; counts for the breaker
-   silence, or lost after sending         may have run; next tracker; counts for the breaker
+   silence (even to a ping, or for        may have run; next tracker; counts for the breaker
+   ``attempt_timeout_s``), or lost
+   after sending
    a pooled connection found closed       once more at once on a fresh one; does not count
    busy, no_leader, shutting_down         not run by this attempt; rests ``retry_after``; next
    outcome_unknown                        may have run; next tracker: its reply table knows
@@ -65,6 +67,7 @@ CLOSE_SESSION_S = 0.5
 LAST_ATTEMPT_S = 0.05
 """No further attempt begins with less time than this while "it did not happen" can be said: a
 write sent too late to be answered would only turn that into "unknown"."""
+SILENCE_DOUBLINGS_MAX = 6
 _IN_SESSION = tuple(cls for cls in commands.WRITES if cls is not commands.OpenSession)
 
 
@@ -224,7 +227,13 @@ class Requester:
     def _request(self, connection: Connection, call: Call) -> wire.Message:
         try:
             waiting = call.deadline.within(self._config.attempt_timeout_s)
-            return connection.request(call.envelope(self.seen, waiting), waiting)
+            # Twice as long each time: if all trackers are slow, leaving them one after the other
+            # would never end.
+            silence_s = self._config.silence_s * 2 ** min(call.silences, SILENCE_DOUBLINGS_MAX)
+            return connection.request(call.envelope(self.seen, waiting), waiting, silence_s)
+        except ConnectionLost as lost:
+            call.silences += lost.silent
+            raise
         finally:
             self._pool.give_back(connection)
 

@@ -3,6 +3,9 @@
 A node whose loop comes round late sees every other node late too. So the time after which it
 takes silence for death has a floor that its own measured lag raises: on a busy machine nobody is
 deposed for nothing. The floor falls again as the loop recovers.
+
+One late step alone raises it little, however late it was: a process that was stopped for a second
+is not a busy one. Several do.
 """
 
 from __future__ import annotations
@@ -11,12 +14,15 @@ FLOOR_LAGS = 4.0
 """The time-out is at least this many of the worst recent lags."""
 TIMEOUTS_MAX = 2.0
 """The floor raises a time-out to this many times its setting at most."""
+SHARE = 0.3
+"""So much of what a lag is above the recent ones is taken over."""
 HALF_LIFE_S = 2.0
 """After this long without another, a lag counts half."""
+NEGLIGIBLE_S = 0.002
 
 
 class LoopLag:
-    """The worst recent lag, fading."""
+    """Recent lags: rising with each worse one, fading with time."""
 
     def __init__(self, timeout_s: float) -> None:
         self._setting_s = timeout_s
@@ -25,16 +31,17 @@ class LoopLag:
 
     def observe(self, lag_s: float, now_s: float) -> None:
         """A step that was due came ``lag_s`` late, its own work included."""
-        if lag_s > self._setting_s / FLOOR_LAGS or self._lag_s:
-            faded_s = self.recent_s(now_s)
-            self._lag_s, self._at_s = max(lag_s, faded_s), now_s
+        faded_s = self.recent_s(now_s)
+        above_s = min(lag_s, self._setting_s) - faded_s
+        if above_s > 0 and lag_s > NEGLIGIBLE_S:
+            self._lag_s, self._at_s = faded_s + SHARE * above_s, now_s
 
     def recent_s(self, now_s: float) -> float:
-        """The worst recent lag, in seconds, less the longer it is ago."""
+        """The recent lag, in seconds, less the longer it is ago."""
         if not self._lag_s:
             return 0.0
         faded_s: float = self._lag_s * 0.5 ** ((now_s - self._at_s) / HALF_LIFE_S)
-        if faded_s < self._setting_s / FLOOR_LAGS / 4:
+        if faded_s < NEGLIGIBLE_S:
             self._lag_s = 0.0
         return faded_s
 

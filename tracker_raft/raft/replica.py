@@ -46,14 +46,10 @@ from tracker_raft.raft.seams import Lines, Message, Scheduler
 from tracker_raft.raft.snapshots import Snapshot
 from tracker_raft.raft.status import ReplicaStatus
 from tracker_raft.raft.storage import Storage, Writer
-from tracker_raft.raft.turns import Turns
+from tracker_raft.raft.turns import WAITING_S, Turns
 from tracker_raft.raft.watch import LeaderWatch
 
 log = logging.getLogger("tracker_raft.replica")
-
-
-WAITING_S = 0.01
-"""Turns are this close while something waits for a leader or for an entry to arrive."""
 
 
 class Replica:
@@ -196,6 +192,7 @@ class Replica:
             journal_syncs=self.journal.syncs,
             disk_full=self.journal.full,
             snapshot=0 if self.keeper.durable is None else self.keeper.durable.index,
+            election_timeout_s=self._lag.timeout_s(self._scheduler.time()),
         )
 
     @property

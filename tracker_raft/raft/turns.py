@@ -14,6 +14,8 @@ from tracker_raft.raft.seams import Handle, Scheduler
 
 TIMER_FLOOR_S = 0.001
 """Deadlines are rounded up by this, so that a turn finds them over."""
+WAITING_S = 0.01
+"""Turns are this close while something waits for a leader or for an entry to arrive."""
 
 
 class Turns:
