@@ -9,6 +9,7 @@ import click
 
 from bench.download import download
 from bench.failover import failover
+from bench.overload import overload
 from bench.picker import picker
 from bench.snapshot import snapshot
 from tracker_raft.terminal import Guarded
@@ -25,6 +26,7 @@ def main(context: click.Context) -> None:
 
 main.add_command(failover)
 main.add_command(download)
+main.add_command(overload)
 main.add_command(picker)
 main.add_command(snapshot)
 

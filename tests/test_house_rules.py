@@ -24,7 +24,7 @@ MODULE_LINES_MAX = 400
 FUNCTION_LINES_MAX = 60
 
 LONGER_MODULES = {
-    "tracker_raft/commands.py": 490,  # one table: every operation, its fields and its promise
+    "tracker_raft/commands.py": 590,  # one table: every operation, its fields and its promise
 }
 """Modules that may be longer, each with its own limit and the reason."""
 
@@ -69,6 +69,7 @@ PURE: dict[str, set[str]] = {
     "tracker_raft/entries.py": set(),
     "tracker_raft/changes.py": set(),
     "tracker_raft/machine/history.py": set(),
+    "tracker_raft/client/results.py": set(),
     "tracker_raft/machine/tracker_machine.py": set(),
     "tracker_raft/machine/registry.py": set(),
     "tracker_raft/machine/sessions.py": set(),
@@ -78,16 +79,20 @@ PURE: dict[str, set[str]] = {
     "tracker_raft/machine/snapshot_format.py": set(),
     "tracker_raft/client/breaker.py": HANDED_IN,
     "tracker_raft/raft/agreement.py": set(),
+    "tracker_raft/raft/ballots.py": set(),
     "tracker_raft/raft/clock.py": set(),
     "tracker_raft/raft/election.py": set(),
     "tracker_raft/raft/filters.py": set(),
     "tracker_raft/raft/flights.py": set(),
     "tracker_raft/raft/gate.py": set(),
+    "tracker_raft/raft/handover.py": set(),
     "tracker_raft/raft/hello.py": set(),
     "tracker_raft/raft/inbox.py": set(),
     "tracker_raft/raft/intake.py": set(),
+    "tracker_raft/raft/pace.py": set(),
     "tracker_raft/raft/journal.py": set(),  # files and threads are handed in
     "tracker_raft/raft/keeper.py": set(),  # files, threads and the clock are handed in
+    "tracker_raft/raft/lag.py": set(),
     "tracker_raft/raft/memory.py": set(),  # files are handed in
     "tracker_raft/raft/outbox.py": set(),
     "tracker_raft/raft/proposer.py": set(),
@@ -98,6 +103,7 @@ PURE: dict[str, set[str]] = {
     "tracker_raft/raft/segments.py": set(),  # files are handed in
     "tracker_raft/raft/snapshots.py": set(),  # files are handed in
     "tracker_raft/raft/status.py": set(),
+    "tracker_raft/raft/turns.py": set(),  # the scheduler is handed in
     "tracker_raft/raft/verify.py": set(),  # files are handed in
     "peer/limits.py": set(),
     "peer/manifest.py": set(),

@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, ClassVar, Self
 
-from tracker_raft.config import Address, MachineLimits
+from tracker_raft.config import NODE_ID, Address, MachineLimits
 from tracker_raft.errors import BadRequest, UnknownOperation
 
 NAME_BYTES_MAX = 512
@@ -386,6 +386,27 @@ class Status(Operation):
     op: ClassVar[str] = "status"
 
 
+@dataclass(frozen=True, slots=True)
+class Ping(Operation):
+    """Is anybody there? Reply: ``{}``, at once, whatever else is under way."""
+
+    op: ClassVar[str] = "ping"
+
+
+@dataclass(frozen=True, slots=True)
+class TransferLeadership(Operation):
+    """To the leader: let ``to`` lead (None: whoever is most up to date). Reply: ``{"leader": id}``
+    once that one leads; ``no_leader`` from another tracker, ``unavailable`` when it did not work.
+    """
+
+    op: ClassVar[str] = "transfer_leadership"
+    to: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.to is not None and not NODE_ID.fullmatch(check_text("to", self.to, 63)):
+            raise BadRequest(f"to is {self.to!r}, expected a node id")
+
+
 WRITES: tuple[type[Operation], ...] = (
     OpenSession,
     CloseSession,
@@ -398,7 +419,15 @@ WRITES: tuple[type[Operation], ...] = (
 """Go through the log."""
 READS: tuple[type[Operation], ...] = (Lookup, List, Peers)
 """Answered from the state machine, at a :class:`Level`."""
-_ALL: tuple[type[Operation], ...] = (*WRITES, *READS, Watch, Renew, Status)
+_ALL: tuple[type[Operation], ...] = (
+    *WRITES,
+    *READS,
+    Watch,
+    Renew,
+    Status,
+    Ping,
+    TransferLeadership,
+)
 BY_WORD: dict[str, type[Operation]] = {cls.op: cls for cls in _ALL}
 
 RENEW_MANY = "renew"

@@ -23,6 +23,8 @@ MIB = 1024 * KIB
 PROTOCOL_VERSION = 1
 """Version of the client and link protocols; the first frame of a connection says it."""
 
+ELECTION_TIMEOUT_MIN_S, ELECTION_TIMEOUT_MAX_S = 0.05, 60.0
+
 NODE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 
 
@@ -76,42 +78,42 @@ class WireLimits:
 
 @dataclass(frozen=True, slots=True)
 class RaftTiming:
-    """Timing of consensus on one tracker, in seconds.
+    """Timing of consensus on one tracker, in seconds, and what goes into one message.
 
-    Relations (checked): ``heartbeat_s`` × 3 < ``election_timeout_min_s`` <
-    ``election_timeout_max_s``; ``leader_fallback_s`` > ``heartbeat_s``.
+    One setting, ``election_timeout_s``; all other times follow from it. It should be well above
+    the round trip between trackers and a sync of their disks together. Trackers of one cluster
+    should have the same.
     """
 
-    heartbeat_s: float = 0.05
-    election_timeout_min_s: float = 0.3
-    election_timeout_max_s: float = 0.6
-    leader_fallback_s: float = 0.6
-    """A leader that hears no majority for this long stops calling itself leader."""
+    election_timeout_s: float = 0.15
+    """A leader silent for this long is replaced, and one that hears no majority for this long
+    stops leading. A tracker whose own loop is late waits longer (:mod:`~tracker_raft.raft.lag`)."""
     reconnect_min_s: float = 0.01
     reconnect_max_s: float = 0.5
-    stagger_s: float = 0.06
-    """Between two candidates when a leader's process is gone: rank × this. Several round trips
-    and syncs of a busy machine, so that the first candidate has won before the second stands; a
-    second one with a better log does not wait for it."""
     entry_bytes_max: int = 512 * KIB
     """One Raft entry. Below half of the batch size, so the library never chunks it (S15)."""
     append_batch_bytes: int = 2 * MIB
 
+    @property
+    def heartbeat_s(self) -> float:
+        """Between two signs of life of an idle leader: four may be lost."""
+        return self.election_timeout_s / 5
+
+    @property
+    def stagger_s(self) -> float:
+        """Between two candidates by rank: enough for the first one to have won."""
+        return self.election_timeout_s / 8
+
     def __post_init__(self) -> None:
-        if not 0 < self.heartbeat_s * 3 < self.election_timeout_min_s:
+        if not ELECTION_TIMEOUT_MIN_S <= self.election_timeout_s <= ELECTION_TIMEOUT_MAX_S:
             raise BadRequest(
-                f"heartbeat_s={self.heartbeat_s} must be above 0 and below a third of "
-                f"election_timeout_min_s={self.election_timeout_min_s}"
+                f"election time-out of {self.election_timeout_s} s: expected "
+                f"{ELECTION_TIMEOUT_MIN_S} to {ELECTION_TIMEOUT_MAX_S} s"
             )
-        if self.election_timeout_min_s >= self.election_timeout_max_s:
+        if not 0 < self.reconnect_min_s <= self.reconnect_max_s:
             raise BadRequest(
-                f"election_timeout_min_s={self.election_timeout_min_s} must be below "
-                f"election_timeout_max_s={self.election_timeout_max_s}"
-            )
-        if self.leader_fallback_s <= self.heartbeat_s:
-            raise BadRequest(
-                f"leader_fallback_s={self.leader_fallback_s} must be above "
-                f"heartbeat_s={self.heartbeat_s}"
+                f"reconnect_min_s={self.reconnect_min_s} must be above 0 and not above "
+                f"reconnect_max_s={self.reconnect_max_s}"
             )
         if self.entry_bytes_max * 2 > self.append_batch_bytes:
             raise BadRequest(
@@ -234,8 +236,11 @@ class ClientConfig:
     deadline_s: float = 10.0
     """For a whole call, retries and failovers included, unless the call names its own."""
     connect_timeout_s: float = 1.0
+    silence_s: float = 0.08
+    """A tracker that says nothing for this long is pinged, and one that does not answer the ping
+    within the same time is left for the next one, which gets the same request id."""
     attempt_timeout_s: float = 1.5
-    """Silence from one tracker after which the next one is asked, with the same request id."""
+    """Time for one tracker to answer, when it is alive; then the next one is asked."""
     backoff_min_s: float = 0.005
     backoff_max_s: float = 0.5
     """Exponential back-off with full jitter between rounds over all trackers."""
@@ -244,9 +249,8 @@ class ClientConfig:
     breaker_open_min_s: float = 0.25
     breaker_open_max_s: float = 5.0
     watch_wait_s: float = 5.0
-    """How long a tracker is asked to wait for a change before it says that there was none. A
-    tracker that hangs is left after this and ``attempt_timeout_s``, one that has lost the others
-    after this."""
+    """How long a tracker is asked to wait for a change before it says that there was none. One
+    that has lost the others is left after it, one that hangs by the same time or before."""
     idle_connections_max: int = 8
     """Kept per endpoint for reuse."""
     frame_bytes_max: int = 1 * MIB

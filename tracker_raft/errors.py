@@ -98,7 +98,8 @@ class Compacted(Refused):
         self.oldest = oldest
 
     def to_wire(self) -> dict[str, Any]:
-        return {**super().to_wire(), "oldest": self.oldest}
+        reply = super().to_wire()
+        return {**reply, "oldest": self.oldest} if self.oldest else reply
 
 
 class SessionExpired(Refused):

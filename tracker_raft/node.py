@@ -13,13 +13,12 @@ import logging
 import os
 import secrets
 import signal
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from tracker_raft.config import NodeConfig
+from tracker_raft.control import Control
 from tracker_raft.errors import LocalError
 from tracker_raft.raft.links import Links
 from tracker_raft.raft.memory import KnownMembers
@@ -32,10 +31,12 @@ from tracker_raft.server import Server
 log = logging.getLogger("tracker_raft.node")
 
 LOCK_NAME = "lock"
+DRAIN_S = 1.0
+"""A tracker that stops waits no longer for what its clients have under way."""
 
 
 def run(config: NodeConfig) -> None:
-    """Serve until SIGTERM or SIGINT, then stop cleanly and return.
+    """Serve until SIGTERM or SIGINT, then hand leadership over, answer what is under way, return.
 
     Raises :class:`LocalError` (port or directory in use, disk failing), :class:`Damaged` or
     :class:`Unsupported` (the directory's contents), or whatever made the replica stop.
@@ -81,7 +82,6 @@ class Tracker:
     def __init__(self, config: NodeConfig) -> None:
         self.config = config
         self.boot = secrets.token_hex(8)
-        self._started_s = time.monotonic()
         self._stop: asyncio.Event | None = None
         self._failure: str | None = None
 
@@ -113,11 +113,12 @@ class Tracker:
             on_fatal=self._failed,
         )
         links.owner = replica
+        control = Control(config, self.boot, replica, links)
         server = Server(
             config,
             replica=replica,
             trackers=lambda: [links.endpoints[node] for node in sorted(links.endpoints)],
-            describe=lambda: self._status(replica, links),
+            control=control.request,
         )
         try:
             recovered.journal.sync()  # who is told of this directory may rely on it to be there
@@ -126,6 +127,9 @@ class Tracker:
             log.info("serves clients on %s, trackers on %s", config.client_bind, config.raft_bind)
             await self._stop.wait()
             log.info("stops")
+            if self._failure is None:
+                await control.leave()
+                await server.drain(DRAIN_S)
         finally:
             replica.close()
             await server.close()
@@ -140,29 +144,3 @@ class Tracker:
         self._failure = reason
         if self._stop is not None:
             self._stop.set()
-
-    def _status(self, replica: Replica, links: Links) -> dict[str, Any]:
-        status = replica.status()
-        own = next(m for m in self.config.members if m.node == self.config.node)
-        return {
-            "node": self.config.node,
-            "cluster": self.config.cluster,
-            "role": status.role,
-            "leader": status.leader,
-            "term": status.term,
-            "commit": status.commit,
-            "applied": status.applied,
-            "state_hash": status.state_hash,
-            "endpoint": str(self.config.client_advertised),
-            "raft": str(own.raft),
-            "pid": os.getpid(),
-            "boot": self.boot,
-            "uptime_s": round(time.monotonic() - self._started_s, 3),
-            "links": list(links.connected),
-            "refused": dict(links.refused),
-            "disk_full": status.disk_full,
-            "snapshot": status.snapshot,
-            "log_entries": status.log_entries,
-            "journal_syncs": status.journal_syncs,
-            **replica.machine.counts(),
-        }

@@ -4,21 +4,24 @@ Any tracker answers any request: writes and linearizable reads go through the re
 forwards to the leader where needed. ``docs/protocol.md`` is the specification of what is said
 here. A connection that breaks the protocol is told why in one error frame and closed; nothing a
 client sends is a reason for a traceback.
+
+How clients are kept from asking for more than can be done: :mod:`tracker_raft.connections` (what
+one turn of the loop handles), :mod:`tracker_raft.raft.pace` (how many writes may be under way).
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import os
-import socket
 from collections.abc import Callable
-from functools import partial
 from typing import Any
+
+import msgpack
 
 from tracker_raft import commands, wire
 from tracker_raft.commands import INTEGER_MAX, Level, Operation, check_int
 from tracker_raft.config import PROTOCOL_VERSION, NodeConfig
+from tracker_raft.connections import Answer, Connection, Turns
 from tracker_raft.entries import pack_operation
 from tracker_raft.errors import (
     BadRequest,
@@ -27,22 +30,19 @@ from tracker_raft.errors import (
     NoLeader,
     NotFound,
     P2PError,
-    TooLarge,
-    Unsupported,
+    ShuttingDown,
 )
-from tracker_raft.raft.intake import NOWHERE, Position, Reply
+from tracker_raft.raft.intake import NOWHERE
 from tracker_raft.raft.replica import Replica
 from tracker_raft.watching import Watches
 
 log = logging.getLogger("tracker_raft.server")
-wire_log = logging.getLogger("tracker_raft.wire")
 
 DEADLINE_DEFAULT_S = 10.0
 RENEW_PERIOD_S = 1.0
 RENEW_BYTES_MAX = 64 * 1024
 """Renewals in one log operation; what is beyond it goes into the next operation."""
 FEATURES: tuple[str, ...] = ()
-WIRE_DEBUG = bool(os.environ.get("P2P_WIRE_DEBUG"))
 
 
 class Renewals:
@@ -73,144 +73,8 @@ def _pack_renewals(peers: list[str]) -> bytes:
     return pack_operation(0, 0, 0, {"op": commands.RENEW_MANY, "peers": peers})
 
 
-class Connection(asyncio.Protocol):
-    """One client. Replies may leave in another order than their requests came."""
-
-    def __init__(self, server: Server) -> None:
-        self.server = server
-        self.greeted = False
-        self.in_flight = 0
-        self._decoder = wire.FrameDecoder(server.limits.client_frame_bytes_max)
-        self._out: list[bytes] = []
-        self._paused = False
-        self._transport: asyncio.Transport | None = None
-        self._timer: asyncio.TimerHandle | None = None
-        self.remote = "?"
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
-        connection: socket.socket = transport.get_extra_info("socket")
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        self.remote = str(transport.get_extra_info("peername"))
-        self._timer = self.server.loop.call_later(
-            self.server.limits.hello_timeout_s, self._break_off, BadRequest("no hello in time")
-        )
-        self.server.connections.add(self)
-        if len(self.server.connections) > self.server.limits.client_connections_max:
-            self._break_off(
-                Busy(
-                    f"{self.server.limits.client_connections_max} clients are connected",
-                    retry_after_s=1.0,
-                )
-            )
-
-    def data_received(self, data: bytes) -> None:
-        try:
-            for message in self._decoder.feed(data):
-                if WIRE_DEBUG:
-                    wire_log.debug("%s > %s", self.remote, wire.elide(message))
-                self._received(message)
-                if self._transport is None or self._transport.is_closing():
-                    return
-        except P2PError as error:
-            self._break_off(error)
-
-    def _received(self, message: wire.Message) -> None:
-        number = message.get("id")
-        if type(number) is not int or not 0 <= number <= INTEGER_MAX:
-            raise BadRequest(f"request with id {number!r}, expected a whole number")
-        if not self.greeted:
-            self._greet(message)
-            return
-        self.in_flight += 1
-        if self.in_flight >= self.server.limits.requests_in_flight_max and not self._paused:
-            self._paused = True
-            assert self._transport is not None
-            self._transport.pause_reading()
-        try:
-            self.server.request(message, partial(self._answer, number), self)
-        except P2PError as error:
-            self._answer(number, error.to_wire(), NOWHERE)
-
-    def _greet(self, message: wire.Message) -> None:
-        if message.get("op") != "hello":
-            raise BadRequest(f"first operation is {message.get('op')!r}, expected 'hello'")
-        if message.get("protocol") != PROTOCOL_VERSION:
-            raise Unsupported(
-                f"protocol {message.get('protocol')!r}, this tracker speaks {PROTOCOL_VERSION}"
-            )
-        self.greeted = True
-        if self._timer is not None:
-            self._timer.cancel()
-        self._send({"id": message["id"], "ok": self.server.hello()})
-
-    def _answer(self, number: int, reply: Reply, at: Position) -> None:
-        self.in_flight -= 1
-        if self._paused and self.in_flight <= self.server.limits.requests_in_flight_max // 2:
-            self._paused = False
-            if self._transport is not None and not self._transport.is_closing():
-                self._transport.resume_reading()
-        answer = {"id": number, **reply}
-        if at != NOWHERE:
-            answer["at"] = at
-        self._send(answer)
-
-    def _send(self, message: dict[str, Any]) -> None:
-        if self._transport is None or self._transport.is_closing():
-            return
-        if WIRE_DEBUG:
-            wire_log.debug("%s < %s", self.remote, wire.elide(message))
-        limit = self.server.limits.client_frame_bytes_max
-        try:
-            frame = wire.encode(message, limit)
-        except TooLarge as error:
-            frame = wire.encode({"id": message["id"], **error.to_wire()}, limit)
-        if not self._out:
-            self.server.loop.call_soon(self.flush)
-        self._out.append(frame)
-
-    def flush(self) -> None:
-        """Write all replies of this loop turn in one go; drop a client that does not read."""
-        if self._transport is not None and self._out:
-            self._transport.write(b"".join(self._out))
-            self._out.clear()
-            waiting = self._transport.get_write_buffer_size()
-            if waiting > self.server.limits.send_buffer_bytes_max:
-                log.info("client %s closed: %d bytes of replies not read", self.remote, waiting)
-                self._transport.abort()
-
-    def _break_off(self, error: P2PError) -> None:
-        if self._transport is None or self._transport.is_closing():
-            return
-        log.info("client %s closed: %s", self.remote, error)
-        self._send({"id": 0, **error.to_wire()})
-        self.close()
-
-    def close(self) -> None:
-        """Write what waits and hang up."""
-        self.flush()
-        if self._transport is not None:
-            self._transport.close()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._transport = None
-        self._out.clear()
-        if self._timer is not None:
-            self._timer.cancel()
-        self.server.connections.discard(self)
-        self.server.watches.forget(self)
-
-    def __repr__(self) -> str:
-        return f"<Connection {self.remote} in_flight={self.in_flight}>"
-
-
-Answer = Callable[[Reply, Position], None]
-
-
 class Server:
-    """The client side of one tracker. ``describe`` adds what only the node knows to ``status``."""
+    """The client side of one tracker. ``control`` answers what concerns the tracker itself."""
 
     def __init__(
         self,
@@ -218,17 +82,21 @@ class Server:
         *,
         replica: Replica,
         trackers: Callable[[], list[str]],
-        describe: Callable[[], dict[str, Any]],
+        control: Callable[[Operation, Answer], None],
     ) -> None:
         self.config = config
         self.limits = config.limits
         self.loop = asyncio.get_running_loop()
         self.connections: set[Connection] = set()
+        self.turns = Turns(self.loop)
+        self._busy: Busy | None = None
+        self._busy_packed = b""
         self._replica = replica
         self._trackers = trackers
-        self._describe = describe
+        self._control = control
+        self._leaving: ShuttingDown | None = None
         self._renewals = Renewals()
-        self.watches = Watches(self.loop, replica, self.limits)
+        self._watches = Watches(self.loop, replica, self.limits)
         self._server: asyncio.Server | None = None
         self._renew_task: asyncio.Task[None] | None = None
 
@@ -245,13 +113,24 @@ class Server:
             ) from error
         self._renew_task = self.loop.create_task(self._log_renewals())
 
+    async def drain(self, patience_s: float) -> None:
+        """Refuse what comes from now on, and wait until what was taken before is answered."""
+        self._leaving = ShuttingDown("this tracker is stopping; not run")
+        if self._server is not None:
+            self._server.close()
+        self._watches.close()
+        until_s = self.loop.time() + patience_s
+        # Every answer of every connection is waited for: no one event says that they are all given.
+        while self.loop.time() < until_s and any(one.in_flight for one in self.connections):  # noqa: ASYNC110
+            await asyncio.sleep(0.002)
+
     async def close(self) -> None:
         """Stop listening and hang up on every client, replies in hand written first."""
         if self._server is not None:
             self._server.close()
         if self._renew_task is not None:
             self._renew_task.cancel()
-        self.watches.close()
+        self._watches.close()
         for connection in list(self.connections):
             connection.close()
         await asyncio.sleep(0)
@@ -267,23 +146,44 @@ class Server:
 
     # -- requests --------------------------------------------------------------------------------
 
-    def request(self, message: wire.Message, answer: Answer, owner: object) -> None:
-        """Answer one request of ``owner`` once, now or later, or never if the connection is gone.
+    def refusal(self) -> bytes | None:
+        """What a write is told now in the place of being run, packed without the map's head and
+        id; None: it is welcome."""
+        busy = None if self._leaving is not None else self._replica.intake.refusal()
+        if busy is None:
+            return None
+        if busy is not self._busy:
+            self._busy = busy
+            packed: bytes = msgpack.packb(busy.to_wire())
+            self._busy_packed = packed[1:]
+        return self._busy_packed
 
-        Raises a refusal instead of answering it.
+    def lost(self, connection: Connection) -> None:
+        """It is gone, and nobody is left to answer there."""
+        self.connections.discard(connection)
+        self._watches.forget(connection)
+
+    def request(
+        self, message: wire.Message, read_s: float, answer: Answer, connection: Connection
+    ) -> None:
+        """Answer one request once, now or later. Raises a refusal instead of answering it.
+
+        ``read_s``: when it was read (loop time); its deadline counts from there.
         """
+        if self._leaving is not None:
+            raise self._leaving
         operation = commands.parse(message)
-        deadline_s = self.loop.time() + self._time_left_s(message)
+        deadline_s = read_s + self._time_left_s(message)
         if isinstance(operation, commands.WRITES):
             self._write(operation, message, deadline_s, answer)
         elif isinstance(operation, commands.READS):
             self._read(operation, message, deadline_s, answer)
         elif isinstance(operation, commands.Watch):
-            self.watches.watch(operation, deadline_s, owner, answer)
+            self._watches.watch(operation, deadline_s, connection, answer)
         elif isinstance(operation, commands.Renew):
             answer({"ok": {"lease_ms": self._renew(operation.peer)}}, NOWHERE)
         else:
-            answer({"ok": self._describe()}, NOWHERE)
+            self._control(operation, answer)
 
     def _time_left_s(self, message: wire.Message) -> float:
         asked_ms = message.get("deadline_ms", round(DEADLINE_DEFAULT_S * 1000))
@@ -338,6 +238,6 @@ class Server:
             for packed in self._renewals.operations():
                 deadline_s = self.loop.time() + DEADLINE_DEFAULT_S
                 try:
-                    self._replica.submit(packed, deadline_s, lambda reply, at: None)
+                    self._replica.submit(packed, deadline_s, lambda reply, at: None, own=True)
                 except Busy as error:
                     log.info("renewals dropped, peers renew again: %s", error)

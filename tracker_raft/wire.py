@@ -45,6 +45,9 @@ def frame_length(header: bytes | bytearray | memoryview, frame_bytes_max: int) -
     return int(length)
 
 
+_TEXT = frozenset({str})
+
+
 def _refuse_extension(code: int, data: bytes) -> NoReturn:
     raise ValueError(f"extension type {code}")
 
@@ -68,7 +71,7 @@ def decode_body(body: bytes | bytearray | memoryview) -> Message:
         raise BadRequest(f"frame body is not msgpack: {type(error).__name__}: {error}") from None
     if type(message) is not dict:
         raise BadRequest(f"frame body is {type(message).__name__}, expected a map")
-    if not all(type(key) is str for key in message):
+    if not _TEXT.issuperset(map(type, message)):
         raise BadRequest("frame body has a key that is not a string")
     return message
 
@@ -81,30 +84,30 @@ class FrameDecoder:
         self._buffer = bytearray()
 
     def feed(self, data: bytes | bytearray | memoryview) -> Iterator[Message]:
-        """Yield each complete message. Raises :class:`TooLarge` or :class:`BadRequest`.
+        """Copy ``data`` at once; then yield each complete message, one by one as asked for.
 
-        Never holds more than one incomplete frame, at most ``frame_bytes_max`` + 4 bytes, beyond
-        the chunk just fed.
+        The iterator raises :class:`TooLarge` or :class:`BadRequest`, and must be used up or closed
+        before the next feed. Never holds more than one incomplete frame, at most
+        ``frame_bytes_max`` + 4 bytes, beyond the chunk just fed.
         """
+        self._buffer += data
+        return self._messages()
+
+    def _messages(self) -> Iterator[Message]:
         buffer = self._buffer
-        buffer += data
         start = 0
-        view = memoryview(buffer)
         try:
             while len(buffer) - start >= HEADER_BYTES:
-                # The slices are released by hand: an error's traceback would keep them, and a
-                # bytearray with a slice alive cannot be cut below.
-                with view[start : start + HEADER_BYTES] as header:
-                    length = frame_length(header, self.frame_bytes_max)
+                (length,) = HEADER.unpack_from(buffer, start)
+                if length > self.frame_bytes_max:
+                    frame_length(buffer[start:], self.frame_bytes_max)  # raises
                 end = start + HEADER_BYTES + length
                 if len(buffer) < end:
                     break
-                with view[start + HEADER_BYTES : end] as body:
-                    message = decode_body(body)
+                message = decode_body(buffer[start + HEADER_BYTES : end])
                 start = end
                 yield message
         finally:
-            view.release()
             del buffer[:start]
 
     def __repr__(self) -> str:

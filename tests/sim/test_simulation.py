@@ -37,9 +37,11 @@ CAUGHT_BY: dict[str, tuple[int, ...]] = {
     "reads before their index is applied": (2, 5, 8, 15),
 }
 """Seeds that caught each mutant when it was hunted."""
-FOUND = [1]
-"""Seeds that failed when a defect was found: an ask that leads back was undone by those behind it,
-and a follower with a conflict in its log never caught up."""
+FOUND = [1, 1034]
+"""Seeds that failed when a defect was found. 1: an ask that leads back was undone by those behind
+it, and a follower with a conflict in its log never caught up. 1034: a node that is alone committed
+the no-op of its election before it was durable; what a killed process had written and not synced
+counted as durable after its restart."""
 
 
 def simulate(*options: str, hash_seed: str = "0") -> subprocess.CompletedProcess[str]:

@@ -46,17 +46,6 @@ def test_without_a_name_the_benchmarks_are_listed() -> None:
 
 
 @pytest.mark.system
-def test_a_failover_is_measured(tmp_path: Path) -> None:
-    """Broken: the failover figure could not be had, or would leave out who was not there."""
-    result = result_of(tmp_path, "failover", "--faults", "1", "--rival", "none")
-    (sample,) = result["samples"]
-
-    assert sample["values"]["attached_ms"] > 0 and sample["values"]["follower_ms"] > 0
-    assert result["figures"]["tracker-raft"]["attached_ms"]["n"] == 1
-    assert result["absent"] == {"etcd": "not asked for"}
-
-
-@pytest.mark.system
 def test_a_download_is_measured_beside_its_limits(tmp_path: Path) -> None:
     """Broken: the download figure could not be had, or would stand alone."""
     arguments = ["download", "--mib", "2", "--runs", "1", "--trackers", "1", "--rival", "none"]

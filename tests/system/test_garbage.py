@@ -42,7 +42,7 @@ async def tracker(directory: Path, **limits: Any) -> AsyncIterator[NodeConfig]:
         client,
         raft,
         client,
-        timing=RaftTiming(0.01, 0.04, 0.08),
+        timing=RaftTiming(election_timeout_s=0.05),
         limits=WireLimits(**limits),
     )
     fatal: list[str] = []

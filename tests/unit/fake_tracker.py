@@ -127,6 +127,21 @@ class Line:
     def __init__(self, tracker: FakeTracker, sock: socket.socket) -> None:
         self.tracker = tracker
         self.sock = sock
+        self.mute = False
+        """Not even pings are answered any more."""
+        self.pings = 0
+        self.held: tuple[wire.Message, int] | None = None
+        """A request, to be answered once so many pings have come."""
+
+    def ping(self, request: wire.Message) -> None:
+        """A ping came; none is a request of the test's story."""
+        self.pings += 1
+        if self.mute:
+            return
+        self.answer(request, {"ok": {}})
+        if self.held is not None and self.pings >= self.held[1]:
+            held, self.held = self.held[0], None
+            serve(self, held)
 
     def send(self, message: wire.Message) -> None:
         self.sock.sendall(wire.encode(message, FRAME_BYTES_MAX))
@@ -146,11 +161,22 @@ def serve(line: Line, request: wire.Message) -> None:
 
 
 def silent(line: Line, request: wire.Message) -> None:
-    """Take the request, say nothing, run nothing."""
+    """Take the request, say nothing any more, run nothing."""
+    line.mute = True
 
 
 def run_and_stay_silent(line: Line, request: wire.Message) -> None:
+    line.mute = True
     line.tracker.cluster.serve(request)
+
+
+def take_time(pings: int) -> Behaviour:
+    """Serve the request only once the client asked so often whether anybody is there."""
+
+    def behaviour(line: Line, request: wire.Message) -> None:
+        line.held = request, pings
+
+    return behaviour
 
 
 def run_and_hang_up(line: Line, request: wire.Message) -> None:
@@ -192,7 +218,7 @@ def refuse_hello(code: str) -> Behaviour:
 
 
 class FakeTracker:
-    """A listening tracker. ``requests`` has every request but hellos, in order of arrival."""
+    """A listening tracker. ``requests`` has all in order of arrival, but for hellos and pings."""
 
     def __init__(
         self,
@@ -315,6 +341,9 @@ class FakeTracker:
                     },
                 }
             )
+            return
+        if request["op"] == "ping":
+            line.ping(request)
             return
         with self._lock:
             self.requests.append(request)

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 import subprocess
-import threading
 from pathlib import Path
 
 import pytest
 
 from bench import harness
 from bench.children import End, receive
-from bench.failover import Stream, one_fault
 from bench.harness import Result, Sample
 
 
@@ -98,83 +96,6 @@ def test_the_commit_says_when_files_were_changed(tmp_path: Path) -> None:
 
     assert len(clean["id"]) == 40 and clean["dirty"] is False
     assert harness.commit(tmp_path) == {"id": clean["id"], "dirty": True}
-
-
-class FakeFleet:
-    """Three nodes in memory; after a kill no write is acknowledged until the outage is over."""
-
-    def __init__(self, outage_s: float) -> None:
-        self.nodes = ["f1", "f2", "f3"]
-        self.events: list[str] = []
-        self._serving = threading.Event()
-        self._serving.set()
-        self._back = threading.Timer(outage_s, self._serving.set)
-
-    def wait_ready(self) -> str:
-        return "f2"
-
-    def kill(self, node: str) -> None:
-        self.events.append(f"kill {node}")
-        self._serving.clear()
-        self._back.start()
-
-    def restart(self, node: str) -> None:
-        self._back.join()
-        self.events.append(f"restart {node}")
-
-    def writer(self, attached_to: str) -> FakeWriter:
-        self.events.append(f"writer at {attached_to}")
-        return FakeWriter(self.events, self._serving)
-
-
-class FakeWriter:
-    def __init__(self, events: list[str], serving: threading.Event) -> None:
-        self._events = events
-        self._serving = serving
-
-    def write(self, key: str, deadline_s: float) -> None:
-        assert self._serving.wait(deadline_s)
-
-    def close(self) -> None:
-        self._events.append("closed")
-
-
-def test_a_fault_is_measured_over_the_whole_outage() -> None:
-    """Broken: the failover benchmark would measure something shorter than the outage."""
-    fleet = FakeFleet(outage_s=0.05)
-    values = one_fault(fleet, "t")
-
-    assert values["attached_ms"] >= 50 and values["follower_ms"] >= 50
-    assert values["write_before_ms"] < 50
-    assert fleet.events == [
-        "writer at f2",
-        "writer at f1",
-        "kill f2",
-        "closed",
-        "closed",
-        "restart f2",
-    ]
-
-
-def test_a_write_in_flight_at_the_kill_does_not_count() -> None:
-    """Broken: an answer the dead leader had already sent would pass for a failover of 0 ms."""
-    stream = Stream(FakeWriter([], threading.Event()), "t")
-    stream.acked = [(0.0, 1.0), (2.9, 3.1), (3.1, 9.0), (9.0, 9.1)]
-    assert stream.first_ack_begun_after(3.0) == 9.0
-
-
-def test_a_writer_that_fails_ends_the_run() -> None:
-    """Broken: a benchmark would wait half a minute and then hide why its client gave up."""
-
-    class Failing(FakeWriter):
-        def write(self, key: str, deadline_s: float) -> None:
-            raise OSError("refused for good")
-
-    with (
-        Stream(Failing([], threading.Event()), "t") as stream,
-        pytest.raises(OSError, match="refused for good"),
-    ):
-        stream.wait_for(lambda acked: len(acked) > 0)
 
 
 @pytest.mark.parametrize("shape", ["copy", "verified"])

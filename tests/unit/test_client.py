@@ -319,6 +319,31 @@ def test_unreachable_trackers_are_each_named_with_what_happened() -> None:
         assert f"{mute.address} was silent for 0." in text
 
 
+def test_a_tracker_that_answers_no_ping_is_left_long_before_the_time_for_an_answer() -> None:
+    """Broken: a tracker that is stopped holds its clients for as long as a slow one may take."""
+    patient = ClientConfig(attempt_timeout_s=60.0, silence_s=0.05)
+    with (
+        FakeTracker(always=fake.silent) as one,
+        FakeTracker() as two,
+        client(one, two, config=patient) as tracker,
+    ):
+        began = time.monotonic()
+        publish(tracker)
+        assert tracker.endpoint == two.address
+        assert time.monotonic() - began < 30.0
+
+
+def test_a_tracker_that_answers_pings_may_take_its_time() -> None:
+    """Broken: a busy tracker is left for another one, and its work is done twice."""
+    patient = ClientConfig(attempt_timeout_s=60.0, silence_s=0.05)
+    with (
+        FakeTracker(always=fake.take_time(3)) as one,
+        client(one, config=patient) as tracker,
+    ):
+        assert tracker.list().files == ()
+        assert one.words() == ["list"]
+
+
 def test_the_deadline_holds_when_all_are_silent() -> None:
     """Broken: a call takes the sum of its time-outs in place of the time it was given."""
     with (

@@ -22,10 +22,13 @@ from tracker_raft.commands import (
     Operation,
     PeerRecord,
     Peers,
+    Ping,
     Publish,
     Remove,
     Renew,
     Status,
+    TransferLeadership,
+    Watch,
 )
 from tracker_raft.errors import BY_CODE, BadRequest, P2PError, UnknownOperation, from_wire
 
@@ -50,6 +53,11 @@ EXAMPLES: list[Operation] = [
     Peers(CONTENT),
     Peers(CONTENT, 200, 5),
     Status(),
+    Ping(),
+    Watch(7),
+    Watch(7, 1, "models/", 500, 0),
+    TransferLeadership(),
+    TransferLeadership("n2"),
 ]
 
 
@@ -198,6 +206,11 @@ def test_a_malformed_version_is_refused(text: str) -> None:
         (lambda: Peers(CONTENT, limit=201), "limit is 201"),
         (lambda: Peers(CONTENT, skip=-1), "skip is -1"),
         (lambda: Renew("p\x1b[2J"), "control characters"),
+        (lambda: Watch(-1), "index is -1"),
+        (lambda: Watch(1, -1), "position is -1"),
+        (lambda: Watch(1, prefix="\n"), "control characters"),
+        (lambda: Watch(1, limit=501), "limit is 501, expected a whole number from 1 to 500"),
+        (lambda: Watch(1, wait_ms=True), "wait_ms is bool"),
     ],
 )
 def test_a_field_out_of_range_is_refused_with_what_was_found(
@@ -250,7 +263,7 @@ def test_writes_reads_and_the_rest_are_told_apart() -> None:
     """Broken: a write is answered without the log, or a read is written to it."""
     assert not set(commands.WRITES) & set(commands.READS)
     others = set(commands.BY_WORD.values()) - set(commands.WRITES) - set(commands.READS)
-    assert others == {Renew, Status}
+    assert others == {Renew, Status, Ping, TransferLeadership, Watch}
 
 
 def test_a_content_id_is_64_small_hexadecimal_digits() -> None:

@@ -1,21 +1,73 @@
-"""When to stand: the process of the leader is proved gone, or only this node can win."""
+"""Who stands, who waits, who is helped: the policy alone, with facts handed in."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 import pytest
-from engine_driver import Member, append, entry
 
 from tracker_raft.raft import election
-from tracker_raft.raft.election import Reconnect
-from tracker_raft.raft.engine import Role
-from tracker_raft.raft.watch import RECONNECT_TRIES, LeaderWatch
+from tracker_raft.raft.ballots import (
+    Action,
+    Answer,
+    AskAll,
+    Here,
+    LastLog,
+    LetVote,
+    Observe,
+    PreVote,
+    Stand,
+)
+from tracker_raft.raft.election import Elections, Reconnect
 
-STAGGER_S = 0.015
+TIMEOUT_S, STAGGER_S = 0.16, 0.02
+LOG = LastLog(3, 10)
+START = Here(
+    now_s=0.0,
+    timeout_s=TIMEOUT_S,
+    leads=False,
+    term=3,
+    leader=None,
+    log=LOG,
+    linked=("n2", "n3"),
+)
+FOLLOWS = replace(START, leader="n2")
+
+
+class Node:
+    """The policy of one node, and what it knows at the moment."""
+
+    def __init__(self, node: str = "n1", members: int = 3, here: Here = FOLLOWS) -> None:
+        self.here = here
+        self.elections = Elections(node, members, STAGGER_S, here)
+        if here.leader is not None:
+            self.elections.heard(here)
+
+    def at(self, now_s: float, **changes: Any) -> list[Action]:
+        """What it does at that time, things having become as ``changes`` say."""
+        self.here = replace(self.here, now_s=now_s, **changes)
+        return self.elections.step(self.here)
+
+    def asked(self, node: str, term: int = 4, log: LastLog = LOG, number: int = 1) -> None:
+        self.elections.asked(node, PreVote(term, log, number), self.here)
+
+    def vote_asked(self, node: str, term: int, log: LastLog = LOG, **more: Any) -> dict[str, Any]:
+        message = {
+            "type": "request_vote",
+            "term": term,
+            "last_log_index": log.index,
+            "last_log_term": log.term,
+            **more,
+        }
+        self.elections.vote_asked(node, message, self.here)
+        return message
+
+    def answered(self, node: str, granted: bool, term: int = 3, number: int = 1) -> None:
+        self.elections.answered(node, number, granted, term, self.here)
+
+
+ASKS = [AskAll(PreVote(4, LOG, 1))]
 
 
 @pytest.mark.parametrize(
@@ -38,172 +90,277 @@ def test_all_members_compute_the_same_order() -> None:
     places = {node: election.rank(node, alive - {node}, "n2") for node in alive}
     assert places == {"n1": 0, "n3": 1, "n4": 2, "n5": 3}
     assert election.rank("n3", {"n1", "n2"}, "n1") == 1, "a link to the lost leader counts not"
-    assert [election.stand_after_s(place, STAGGER_S) for place in (0, 2)] == [0, 0.03]
 
 
-class Surroundings:
-    """Links and time of one watch: reconnects are answered by the test."""
-
-    def __init__(self) -> None:
-        self.connected: tuple[str, ...] = ("n3",)
-        self.asked: list[tuple[str, Callable[[Reconnect], None]]] = []
-        self.later: list[tuple[Callable[..., object], tuple[Any, ...]]] = []
-        self.kicks = 0
-
-    def kick(self) -> None:
-        self.kicks += 1
-
-    # lines
-    def linked(self, node: str) -> bool:
-        return node in self.connected
-
-    def reconnect(self, node: str, done: Callable[[Reconnect], None]) -> None:
-        self.asked.append((node, done))
-
-    def send(self, node: str, message: dict[str, Any]) -> bool:
-        return True
-
-    def flush(self) -> None: ...
-
-    def backlog(self, node: str) -> int:
-        return 0
-
-    def drop(self, node: str, reason: str) -> None: ...
-
-    # scheduler
-    time = staticmethod(time.monotonic)
-
-    def call_soon(self, callback: Callable[..., object], *args: Any) -> Any:
-        self.later.append((callback, args))
-
-    def call_at(self, when: float, callback: Callable[..., object], *args: Any) -> Any:
-        self.later.append((callback, args))
+# -- standing --------------------------------------------------------------------------------------
 
 
-class Watched:
-    """A follower of ``n2`` whose link to it is about to break."""
-
-    def __init__(self, directory: Path) -> None:
-        self.member = Member(directory)
-        self.member.follow([1, 1])
-        self.around = Surroundings()
-        self.watch = LeaderWatch(
-            "n1", self.member.engine, self.around, self.around, STAGGER_S, self.around.kick
-        )
-
-    def stands_in_s(self) -> float:
-        return self.member.engine.deadline() - time.monotonic()
+def test_a_leader_that_is_gone_is_replaced_at_once_and_after_a_pre_vote() -> None:
+    """Broken: after a kill the cluster waits for a time-out, or a term is raised for nothing."""
+    node = Node()
+    assert node.at(0.05) == []
+    node.elections.leader_gone("n2", node.here)
+    assert node.at(0.05) == ASKS
+    assert node.at(0.051) == []
+    node.answered("n3", True)
+    assert node.at(0.052) == [Stand(forced=False)]
 
 
-@pytest.fixture
-def watched(tmp_path: Path) -> Iterator[Watched]:
-    watched = Watched(tmp_path)
-    yield watched
-    watched.member.close()
+def test_a_silent_leader_is_replaced_when_the_time_out_is_over() -> None:
+    """Broken: a leader that is stopped leads for ever, or one that speaks is deposed."""
+    node = Node()
+    assert node.at(TIMEOUT_S * 0.9) == []
+    node.elections.heard(node.here)
+    assert node.at(TIMEOUT_S * 1.8) == []
+    assert node.at(TIMEOUT_S * 1.95) == ASKS
 
 
-def test_a_leader_whose_process_is_gone_is_replaced_at_once(watched: Watched) -> None:
-    """Broken: after a kill the cluster waits for a time-out."""
-    watched.watch.link_down("n3")
-    assert watched.around.asked == [], "the loss of another follower says nothing"
-    watched.watch.link_down("n2")
-    ((node, done),) = watched.around.asked
-    assert node == "n2"
-    assert watched.stands_in_s() > 100
-    done(Reconnect.REFUSED)
-    assert watched.stands_in_s() <= 0
-    assert watched.around.kicks == 1
-
-
-def test_the_second_in_rank_gives_the_first_its_time(watched: Watched) -> None:
+def test_the_second_in_rank_gives_the_first_its_time() -> None:
     """Broken: every survivor stands at once."""
-    watched.around.connected = ("n0", "n3")
-    watched.watch.link_up("n2", other_run=True)
-    assert 0 < watched.stands_in_s() <= STAGGER_S
+    node = Node("n3", here=replace(FOLLOWS, linked=("n1",)))
+    node.elections.leader_gone("n2", node.here)
+    assert node.at(STAGGER_S * 0.9) == []
+    assert node.at(STAGGER_S * 1.1) == ASKS
 
 
-def test_who_still_applies_an_old_log_lets_the_others_go_first(watched: Watched) -> None:
+def test_who_still_applies_an_old_log_lets_the_others_go_first() -> None:
     """Broken: a node that came back a moment ago wins, and leads only when it has caught up."""
-    watched.member.raw("n2", append(1, (3, 1), [], commit=3))
-    assert watched.member.engine.applies_more
-    watched.watch.link_up("n2", other_run=True)
-    assert STAGGER_S < watched.stands_in_s() <= 2 * STAGGER_S
+    node = Node(here=replace(FOLLOWS, linked=("n3",), catching_up=True))
+    node.elections.leader_gone("n2", node.here)
+    assert node.at(STAGGER_S * 1.9) == []
+    assert node.at(STAGGER_S * 2.1) == ASKS
 
 
-def test_without_an_answer_it_asks_again_and_then_leaves_it_to_the_time_out(
-    watched: Watched,
-) -> None:
-    """Broken: a dying process that still completes a handshake passes for alive."""
-    watched.watch.link_down("n2")
-    for tries in range(1, RECONNECT_TRIES + 1):
-        assert len(watched.around.asked) == tries
-        watched.around.asked[-1][1](Reconnect.NO_ANSWER)
-        callback, args = watched.around.later.pop()
-        callback(*args)
-    assert len(watched.around.asked) == RECONNECT_TRIES
-    assert watched.stands_in_s() > 100
+def test_a_round_that_fails_is_tried_again_later() -> None:
+    """Broken: one lost message leaves the cluster without a leader for good."""
+    node = Node()
+    node.elections.leader_gone("n2", node.here)
+    assert node.at(0.0) == ASKS
+    assert node.at(TIMEOUT_S) == []
+    assert node.at(TIMEOUT_S * 2.1) == [AskAll(PreVote(4, LOG, 2))]
+    node.answered("n3", True, number=1)
+    assert node.at(TIMEOUT_S * 2.1) == [], "an answer to the round before"
 
 
-@pytest.mark.parametrize("end", ["same run", "linked again", "another leader", "closed"])
-def test_what_is_no_proof_changes_nothing(watched: Watched, end: str) -> None:
-    """Broken: a leader that is well is deposed."""
-    watched.watch.link_down("n2")
-    shown = Reconnect.REFUSED
-    if end == "same run":
-        shown = Reconnect.SAME_RUN
-    elif end == "linked again":
-        watched.around.connected = ("n2", "n3")
-    elif end == "another leader":
-        watched.member.raw("n3", append(2, (3, 1), [entry(4, 2)]))
-    else:
-        watched.watch.close()
-    watched.around.asked[0][1](shown)
-    assert watched.stands_in_s() > 100
-    assert watched.around.later == []
+def test_one_of_five_needs_two_others() -> None:
+    """Broken: a minority raises the term of everybody."""
+    node = Node(members=5, here=replace(FOLLOWS, linked=("n3", "n4", "n5")))
+    node.elections.leader_gone("n2", node.here)
+    assert node.at(0.0) == ASKS
+    node.answered("n3", True)
+    node.answered("n3", True)
+    node.answered("n4", False)
+    assert node.at(0.001) == []
+    node.answered("n5", True)
+    assert node.at(0.002) == [Stand(forced=False)]
 
 
-def asks(watched: Watched, term: int, last_log: tuple[int, int]) -> None:
-    """``n3`` asks for a vote, as the replica hands it on."""
-    last_term, last_index = last_log
-    watched.member.raw(
-        "n3",
-        {
-            "type": "request_vote",
-            "term": term,
-            "last_log_index": last_index,
-            "last_log_term": last_term,
-        },
-    )
-    watched.watch.vote_asked("n3", last_log)
+def test_a_node_alone_stands_at_once() -> None:
+    """Broken: a cluster of one waits for nobody before it serves."""
+    node = Node(members=1, here=replace(START, linked=()))
+    assert node.at(0.0) == [Stand(forced=False)]
 
 
-def test_a_candidate_that_lags_behind_is_overtaken_at_once(watched: Watched) -> None:
+def test_a_node_that_just_started_waits_for_a_leader_to_show() -> None:
+    """Broken: every restart is an election."""
+    node = Node(here=START)
+    node.asked("n3")
+    assert node.at(TIMEOUT_S * 0.9) == []
+    assert node.at(TIMEOUT_S * 1.01) == [Answer("n3", 1, granted=True)]
+
+
+def test_a_candidate_that_lost_waits_longer_than_a_time_out() -> None:
+    """Broken: two candidates split the vote, and then again and again."""
+    node = Node()
+    node.elections.leader_gone("n2", node.here)
+    node.at(0.0)
+    node.answered("n3", True)
+    assert node.at(0.0) == [Stand(forced=False)]
+    node.here = replace(node.here, term=4, leader=None)
+    node.elections.stood(node.here)
+    assert node.at(TIMEOUT_S) == []
+    assert node.at(TIMEOUT_S * 2.1) == [AskAll(PreVote(5, LOG, 2))]
+
+
+def test_who_cannot_keep_a_promise_does_not_stand() -> None:
+    """Broken: a node whose disk is full is elected, and can acknowledge nothing."""
+    node = Node()
+    node.elections.put_off(1.0)
+    node.elections.leader_gone("n2", node.here)
+    node.elections.put_off(1.0)
+    assert node.at(0.9) == []
+    assert node.at(1.1) == ASKS
+
+
+# -- being asked -----------------------------------------------------------------------------------
+
+
+def test_under_a_live_leader_a_request_is_held_not_refused() -> None:
+    """Broken: half of a network deposes the leader of the other half; or, refused, a candidate
+    that noticed a death a moment earlier than this node waits for a time-out."""
+    node = Node()
+    node.asked("n3")
+    assert node.at(0.01) == []
+    node.elections.leader_gone("n2", node.here)
+    assert node.at(0.01) == [Answer("n3", 1, granted=True)]
+    assert node.at(0.01) == [], "and it lets that one win"
+
+
+def test_a_held_request_is_granted_when_the_time_out_is_over() -> None:
+    """Broken: after a silent leader the first candidate asks in vain and starts over."""
+    node = Node("n3")
+    node.at(TIMEOUT_S * 0.95)
+    node.asked("n1")
+    assert node.at(TIMEOUT_S * 0.96) == []
+    assert node.elections.deadline_s(node.here) == pytest.approx(TIMEOUT_S)
+    assert node.at(TIMEOUT_S * 1.001) == [Answer("n1", 1, granted=True)]
+
+
+def test_a_request_is_not_held_for_ever() -> None:
+    """Broken: a request of long ago is granted to somebody who forgot it."""
+    node = Node()
+    node.asked("n3")
+    for beat in range(1, 20):
+        assert node.at(beat * TIMEOUT_S / 5) == []
+        node.elections.heard(node.here)
+    node.elections.leader_gone("n2", node.here)
+    assert node.at(node.here.now_s) == ASKS
+
+
+def test_what_came_over_a_broken_link_is_void() -> None:
+    """Broken: a vote for a process that is gone."""
+    node = Node()
+    node.asked("n3")
+    node.elections.link_lost("n3")
+    node.elections.leader_gone("n2", node.here)
+    assert node.at(0.0) == ASKS
+
+
+def test_a_leader_holds_what_it_is_asked() -> None:
+    """Broken: a leader grants the request of a node that cannot hear it."""
+    node = Node("n2", here=replace(FOLLOWS, leads=True))
+    node.asked("n3")
+    message = node.vote_asked("n1", 5)
+    assert node.at(0.01) == []
+    assert node.at(0.02, leads=False, leader=None) == [
+        Answer("n3", 1, granted=True),
+        LetVote("n1", message),
+    ]
+
+
+def test_a_worse_log_is_refused_and_overtaken_at_once() -> None:
     """Broken: killed under load, a leader is replaced only after a time-out, in half of all cases.
 
-    Followers differ by what was in flight. The one that lags may stand first; its higher term
-    ends the other's watch over the lost leader, and nobody can win until a time-out.
+    Followers differ by what was in flight; the one that lags may ask first.
     """
-    watched.watch.link_down("n2")
-    asks(watched, 2, (1, 2))
-    assert watched.member.sent("response_vote") == []
-    assert watched.stands_in_s() <= 0
-    watched.around.asked[0][1](Reconnect.REFUSED)
-    assert watched.stands_in_s() <= 0
+    node = Node()
+    node.elections.leader_gone("n2", node.here)
+    node.elections.put_off(1.0)
+    node.asked("n3", log=LastLog(3, 9))
+    assert node.at(0.0) == [Answer("n3", 1, granted=False), *ASKS]
 
 
-@pytest.mark.parametrize("last_log", [(1, 3), (1, 4), (2, 2)])
-def test_a_candidate_that_can_win_is_not_disturbed(
-    watched: Watched, last_log: tuple[int, int]
-) -> None:
+def test_an_old_term_is_refused_so_that_it_catches_up() -> None:
+    """Broken: a node that missed terms asks for ever for one that is over."""
+    node = Node(here=START)
+    node.at(TIMEOUT_S * 1.01)
+    node.asked("n3", term=3)
+    assert node.at(TIMEOUT_S * 1.01) == [Answer("n3", 1, granted=False)]
+
+
+def test_a_refusal_of_a_higher_term_is_taken_over() -> None:
+    """Broken: a candidate with the best log and an old term never wins."""
+    node = Node()
+    node.elections.leader_gone("n2", node.here)
+    assert node.at(0.0) == ASKS
+    node.answered("n3", False, term=7)
+    assert node.at(0.001) == [Observe(7)]
+    assert node.at(0.001 + 4 * STAGGER_S, term=7, leader=None) == [AskAll(PreVote(8, LOG, 2))]
+
+
+def test_two_that_ask_at_the_same_time_do_not_split_the_votes() -> None:
+    """Broken: both stand, each has its own vote, and a time-out goes by."""
+    first, second = Node("n1"), Node("n3", here=replace(FOLLOWS, linked=("n1", "n2")))
+    for node in (first, second):
+        node.elections.leader_gone("n2", node.here)
+    assert first.at(STAGGER_S * 1.1) == second.at(STAGGER_S * 1.1) == ASKS
+    first.asked("n3")
+    second.asked("n1")
+    assert first.at(STAGGER_S * 1.2) == []
+    assert second.at(STAGGER_S * 1.2) == [Answer("n1", 1, granted=True)]
+    first.answered("n3", True)
+    assert first.at(STAGGER_S * 1.3) == [Stand(forced=False)]
+
+
+@pytest.mark.parametrize(("log", "granted"), [(LOG, False), (LastLog(3, 11), True)])
+def test_who_was_granted_is_favoured_for_a_moment(log: LastLog, granted: bool) -> None:
+    """Broken: a voter of five helps two candidates at once; or sticks to the worse one."""
+    node = Node("n5", members=5)
+    node.elections.leader_gone("n2", node.here)
+    node.asked("n3")
+    assert node.at(0.0) == [Answer("n3", 1, granted=True)]
+    node.asked("n4", log=log)
+    assert node.at(0.01) == ([Answer("n4", 1, granted=True)] if granted else [])
+    if not granted:
+        assert node.elections.deadline_s(node.here) == pytest.approx(3 * STAGGER_S)
+        assert node.at(3.1 * STAGGER_S)[0] == Answer("n4", 1, granted=True)
+
+
+# -- vote requests ---------------------------------------------------------------------------------
+
+
+def test_a_vote_request_waits_for_the_end_of_the_leader() -> None:
+    """Broken: a higher term alone deposes a healthy leader."""
+    node = Node()
+    message = node.vote_asked("n3", 4)
+    assert node.at(0.01) == []
+    node.elections.leader_gone("n2", node.here)
+    assert node.at(0.01)[0] == LetVote("n3", message)
+
+
+@pytest.mark.parametrize("more", [{"forced": True}, {}])
+def test_forced_and_old_requests_go_to_the_engine_at_once(more: dict[str, bool]) -> None:
+    """Broken: a hand-over waits for a time-out; or a candidate of the same term gets no vote."""
+    node = Node()
+    message = node.vote_asked("n3", 4 if more else 3, **more)
+    assert node.at(0.0) == [LetVote("n3", message)]
+
+
+def test_who_voted_waits_for_the_winner() -> None:
     """Broken: a voter competes with the candidate it has just voted for."""
-    asks(watched, 3, last_log)
-    assert len(watched.member.sent("response_vote")) == 1
-    assert watched.stands_in_s() > 100
+    node = Node()
+    node.elections.leader_gone("n2", node.here)
+    node.elections.voted("n3", node.here)
+    assert node.at(TIMEOUT_S * 0.9, term=4, leader=None) == []
+    assert node.at(TIMEOUT_S * 1.1) == [AskAll(PreVote(5, LOG, 1))]
 
 
-def test_a_late_request_of_an_older_term_deposes_nobody(watched: Watched) -> None:
-    """Broken: a vote request that arrives late starts an election under a healthy leader."""
-    asks(watched, 1, (0, 1))
-    assert watched.member.engine.leader == "n2"
-    assert watched.member.engine.role is Role.FOLLOWER
-    assert watched.stands_in_s() > 100
+# -- leaders ---------------------------------------------------------------------------------------
+
+
+def test_told_to_stand_it_does_so_without_asking() -> None:
+    """Broken: a hand-over is held by those who still hear the old leader."""
+    node = Node()
+    node.elections.told_to_stand()
+    assert node.elections.deadline_s(node.here) == node.here.now_s
+    assert node.at(0.0) == [Stand(forced=True)]
+    assert node.at(0.0) == []
+
+
+def test_a_leader_told_of_a_higher_term_leads_on_above_it() -> None:
+    """Broken: a node that once stood in a higher term ignores the leader for ever; or the leader
+    gives way to one with a worse log."""
+    node = Node("n2", here=replace(FOLLOWS, leads=True, leader="n2"))
+    node.elections.hinted(9)
+    assert node.at(0.0) == [Observe(9), Stand(forced=True)]
+    node.elections.hinted(9)
+    assert node.at(0.1, term=10) == [], "it is above that by now"
+
+
+def test_who_lost_its_place_lets_another_try_first() -> None:
+    """Broken: a leader that hears nobody stands again at once."""
+    node = Node("n2", here=replace(FOLLOWS, leads=True, leader="n2"))
+    node.here = replace(node.here, now_s=1.0, leads=False, leader=None)
+    node.elections.lost_leadership(node.here)
+    assert node.at(1.0 + TIMEOUT_S * 0.9) == []
+    assert node.at(1.0 + TIMEOUT_S * 1.1) == ASKS

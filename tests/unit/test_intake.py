@@ -58,7 +58,7 @@ def test_what_is_over_a_limit_is_refused_and_not_taken_in(answers: Answers) -> N
         intake.add(b"long", 1, answers.sink("long"))
     intake.add(b"a", 1, answers.sink("a"))
     intake.add(b"b", 1, answers.sink("b"))
-    with pytest.raises(Busy, match="2 operations wait already; not run"):
+    with pytest.raises(Busy, match="2 operations are under way, limit 2 at"):
         intake.add(b"c", 1, answers.sink("c"))
     intake.expire(2)
     assert answers.words == {"a": "no_leader", "b": "no_leader"}

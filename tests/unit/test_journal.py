@@ -192,6 +192,18 @@ def test_a_crash_loses_exactly_what_was_not_synced() -> None:
     assert state(reopened(storage.copy())) == kept
 
 
+def test_what_a_killed_process_wrote_is_synced_before_it_counts() -> None:
+    """Broken: entries that were written and not synced when the process was killed are promised by
+    the next one, and a power loss takes them back."""
+    storage = Memory()
+    journal = SegmentJournal(storage, IDENTITY)
+    journal.add(b"\x01", 1, 0)
+    journal.sync()
+    again = Memory(storage.copy())
+    assert SegmentJournal(again, IDENTITY).durable_index == 1
+    assert "sync" in again.calls
+
+
 def test_one_sync_serves_everything_before_it() -> None:
     """Broken: group commit is gone, or a sync that claims to be one is none."""
     storage = Memory()

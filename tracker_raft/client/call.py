@@ -55,8 +55,12 @@ class Call:
     """The write that this call prepares: error texts are about that one."""
     seq: int = 0
     attempt_s: float | None = None
-    """Silence from one tracker after which the next one is asked; None: the configured time."""
+    """Time for one tracker to answer, when it is alive; None: the configured time."""
+    silence_s: float | None = None
+    """After so long without a word it is pinged; None: the configured time."""
     attempts: int = 0
+    silences: int = 0
+    """How many attempts ended because not even a ping was answered."""
     may_have_run: bool = False
     """Some attempt of this write may have been run: from now on "no" cannot be said."""
     happened: dict[Address, str] = field(default_factory=dict)

@@ -7,6 +7,9 @@ Rules
   look-up of a host name knows no deadline; addresses in numbers need none.)
 * A connection on which anything went wrong, or on which a reply is still owed, is never used
   again: its late reply would be taken for the next one's.
+* **Silence is asked about.** A tracker that says nothing for a while is sent a ``ping``, which a
+  live one answers at once however busy its log is. One that does not is stopped or cut off, and
+  is left long before the deadline. After each answer the next ping waits twice as long.
 * :class:`ConnectionLost` says whether the whole request had left this machine. If it had not, the
   tracker has no complete frame and cannot have run it.
 
@@ -16,6 +19,7 @@ Rules
 from __future__ import annotations
 
 import logging
+import math
 import os
 import socket
 import sys
@@ -29,14 +33,20 @@ from tracker_raft.config import PROTOCOL_VERSION, Address, ClientConfig
 from tracker_raft.errors import BadRequest
 
 RECEIVE_BYTES = 64 * 1024
+ROUND_TRIPS = 4.0
+"""Silence is at least this many times what it took to connect."""
 HELLO: wire.Message = {"id": 0, "op": "hello", "protocol": PROTOCOL_VERSION, "features": []}
 
 
 class ConnectionLost(Exception):
     """An attempt ended without a reply. Internal to the client; ``str()`` says what happened."""
 
-    def __init__(self, what: str, *, sent: bool = False, stale: bool = False) -> None:
+    def __init__(
+        self, what: str, *, sent: bool = False, stale: bool = False, silent: bool = False
+    ) -> None:
         super().__init__(what)
+        self.silent = silent
+        """The connection stands, and not even a ping was answered in time."""
         self.sent = sent
         """The request left this machine as a whole: it may have been run."""
         self.stale = stale
@@ -94,13 +104,16 @@ class Connection:
         sock: socket.socket,
         frame_bytes_max: int,
         on_hello: Callable[[wire.Message], None],
+        round_trip_s: float = 0.0,
     ) -> None:
+        """``round_trip_s``: what it took to connect."""
         self.address = address
         self.usable = True
         """False: it is to be closed, not to be used again."""
         self.replies = 0
         """Requests answered so far."""
         self._sock = sock
+        self._round_trip_s = round_trip_s
         self._frame_bytes_max = frame_bytes_max
         self._decoder = wire.FrameDecoder(frame_bytes_max)
         self._inbox: deque[wire.Message] = deque()
@@ -109,14 +122,18 @@ class Connection:
         self._next_id = 1
         self._log = wire_log()
 
-    def request(self, message: wire.Message, deadline: Deadline) -> wire.Message:
+    def request(
+        self, message: wire.Message, deadline: Deadline, silence_s: float = math.inf
+    ) -> wire.Message:
         """Send ``message`` under a fresh id and return its reply map.
 
+        ``silence_s``: after this long without a word the tracker is pinged, and left when it does
+        not answer that within the same time.
         A reply with id 0 is the tracker's refusal of the connection or of the frame: nothing was
         run. Raises :class:`ConnectionLost`, after which the connection is not usable, and
         :class:`~tracker_raft.errors.TooLarge` before anything is sent, after which it is.
         """
-        number = self._next_id
+        number = self._take_id()
         outgoing = [{"id": number, **message}]
         if not self._greeted:
             outgoing.insert(0, HELLO)
@@ -124,12 +141,16 @@ class Connection:
         if self._log:
             for each in outgoing:
                 self._log.debug("%s <- %s", self.address, wire.elide(each))
-        self.usable, self._next_id = False, number + 1
+        self.usable = False
         self._send(data, deadline)
-        reply = self._receive(number, deadline)
+        reply = self._receive(number, deadline, silence_s)
         self.replies += 1
         self.usable = reply["id"] == number
         return reply
+
+    def _take_id(self) -> int:
+        number, self._next_id = self._next_id, self._next_id + 1
+        return number
 
     def is_stale(self) -> bool:
         """Whether an idle connection was closed by its tracker (or holds what nobody asked for).
@@ -172,29 +193,56 @@ class Connection:
             raise ConnectionLost(f"broke the connection ({error})", stale=stale) from error
         self._greeted = True
 
-    def _receive(self, number: int, deadline: Deadline) -> wire.Message:
+    def _receive(self, number: int, deadline: Deadline, silence_s: float) -> wire.Message:
         asked_s = deadline.left_s()
-        heard = False
+        silence_s = max(silence_s, ROUND_TRIPS * self._round_trip_s)
+        heard = pinged = False
+        quiet_s = silence_s
         while True:
-            while self._inbox:
-                message = self._inbox.popleft()
-                if self._log:
-                    self._log.debug("%s -> %s", self.address, wire.elide(message))
-                if message.get("id") == number or (message.get("id") == 0 and "error" in message):
-                    return message
-                if message.get("id") == 0:
-                    self._on_hello(message)
+            reply = self._reply_among(number)
+            if reply is not None:
+                return reply
             left_s = deadline.left_s()
             if left_s <= 0:
                 raise ConnectionLost(f"was silent for {asked_s:.3g} s", sent=True)
-            heard = self._read(left_s, asked_s, heard)
+            if self._read(min(left_s, silence_s if pinged else quiet_s), heard):
+                heard = True
+                if pinged:
+                    pinged, quiet_s = False, quiet_s * 2
+            elif pinged:
+                for_s = asked_s - deadline.left_s()
+                raise ConnectionLost(
+                    f"was silent for {for_s:.3g} s and answered no ping", sent=True, silent=True
+                )
+            elif deadline.left_s() > 0:
+                pinged = True
+                self._ping(deadline)
 
-    def _read(self, left_s: float, asked_s: float, heard: bool) -> bool:
+    def _reply_among(self, number: int) -> wire.Message | None:
+        """The reply to request ``number`` among what was read; all else is taken note of."""
+        while self._inbox:
+            message = self._inbox.popleft()
+            if self._log:
+                self._log.debug("%s -> %s", self.address, wire.elide(message))
+            if message.get("id") == number or (message.get("id") == 0 and "error" in message):
+                return message
+            if message.get("id") == 0:
+                self._on_hello(message)
+        return None
+
+    def _ping(self, deadline: Deadline) -> None:
         try:
-            self._sock.settimeout(left_s)
+            self._send(wire.encode({"id": self._take_id(), "op": "ping"}, RECEIVE_BYTES), deadline)
+        except ConnectionLost as lost:  # the request itself had left before
+            raise ConnectionLost(str(lost), sent=True) from lost
+
+    def _read(self, wait_s: float, heard: bool) -> bool:
+        """Whether something was read within ``wait_s``."""
+        try:
+            self._sock.settimeout(wait_s)
             data = self._sock.recv(RECEIVE_BYTES)
-        except TimeoutError as error:
-            raise ConnectionLost(f"was silent for {asked_s:.3g} s", sent=True) from error
+        except TimeoutError:
+            return False
         except OSError as error:
             stale = self.replies > 0 and not heard
             text = f"broke the connection ({error})"
@@ -240,8 +288,12 @@ class ConnectionPool:
 
     def connect(self, address: Address, deadline: Deadline) -> Connection:
         """A new connection. Raises :class:`ConnectionLost`. Hand it back by :meth:`give_back`."""
+        left_s = deadline.left_s()
         sock = dial(address, deadline)
-        connection = Connection(address, sock, self._config.frame_bytes_max, self._on_hello)
+        took_s = left_s - deadline.left_s()
+        connection = Connection(
+            address, sock, self._config.frame_bytes_max, self._on_hello, round_trip_s=took_s
+        )
         with self._lock:
             closed = self._closed
             if not closed:

@@ -10,7 +10,9 @@ How a call goes
 
    =====================================  ===================================================
    no connection, or lost before sending  not run; next tracker; counts for the breaker
-   silence, or lost after sending         may have run; next tracker; counts for the breaker
+   silence (even to a ping, or for        may have run; next tracker; counts for the breaker
+   ``attempt_timeout_s``), or lost
+   after sending
    a pooled connection found closed       once more at once on a fresh one; does not count
    busy, no_leader, shutting_down         not run by this attempt; rests ``retry_after``; next
    outcome_unknown                        may have run; next tracker: its reply table knows
@@ -66,6 +68,7 @@ CLOSE_SESSION_S = 0.5
 LAST_ATTEMPT_S = 0.05
 """No further attempt begins with less time than this while "it did not happen" can be said: a
 write sent too late to be answered would only turn that into "unknown"."""
+SILENCE_DOUBLINGS_MAX = 6
 _IN_SESSION = tuple(cls for cls in commands.WRITES if cls is not commands.OpenSession)
 
 
@@ -94,29 +97,30 @@ class Requester:
         self.seen = 0
         """The highest log index that a reply showed to this client."""
 
-    def call(
-        self,
-        operation: Operation,
-        deadline: Deadline,
-        level: Level | None = None,
-        *,
-        attempt_s: float | None = None,
-    ) -> Reply:
-        """Carry ``operation`` out. Raises what the module's docstring says.
-
-        ``attempt_s``: of what is neither read nor write, how long one tracker may be silent.
-        """
+    def call(self, operation: Operation, deadline: Deadline, level: Level | None = None) -> Reply:
+        """Carry ``operation`` out. Raises what the module's docstring says."""
         self._check_usable()
         if isinstance(operation, commands.READS):
             return self._carry(Call(operation, deadline, level or Level.LINEARIZABLE))
         if not isinstance(operation, _IN_SESSION):
-            return self._carry(Call(operation, deadline, attempt_s=attempt_s))
+            return self._carry(Call(operation, deadline))
         session = self._session_for(operation, deadline, expired=None)
         try:
             return self._write(operation, deadline, session)
         except SessionExpired:  # definite for this attempt, and no attempt before it may have run
             session = self._session_for(operation, deadline, expired=session)
             return self._write(operation, deadline, session)
+
+    def wait(
+        self, operation: Operation, deadline: Deadline, *, attempt_s: float, silence_s: float
+    ) -> Reply:
+        """Carry out an operation, neither read nor write, that a live tracker may take long for.
+
+        ``attempt_s``: time for one tracker to answer. ``silence_s``: after so long without a word
+        it is pinged. Raises what :meth:`call` raises.
+        """
+        self._check_usable()
+        return self._carry(Call(operation, deadline, attempt_s=attempt_s, silence_s=silence_s))
 
     def ask(self, address: Address, operation: Operation, deadline: Deadline) -> Reply:
         """Ask exactly this tracker, once, whatever its breaker says.
@@ -252,7 +256,14 @@ class Requester:
     def _request(self, connection: Connection, call: Call) -> wire.Message:
         try:
             waiting = call.deadline.within(call.attempt_s or self._config.attempt_timeout_s)
-            return connection.request(call.envelope(self.seen, waiting), waiting)
+            # Twice as long each time: if all trackers are slow, leaving them one after the other
+            # would never end.
+            silence_s = call.silence_s or self._config.silence_s
+            silence_s *= 2 ** min(call.silences, SILENCE_DOUBLINGS_MAX)
+            return connection.request(call.envelope(self.seen, waiting), waiting, silence_s)
+        except ConnectionLost as lost:
+            call.silences += lost.silent
+            raise
         finally:
             self._pool.give_back(connection)
 

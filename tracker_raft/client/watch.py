@@ -23,6 +23,9 @@ from tracker_raft.errors import BadRequest, LocalError
 
 CHANGES_MAX: Final = 500
 """In one answer; at most 1 KiB each, so half a frame's limit."""
+SILENCE_S: Final = 0.5
+"""A tracker is pinged after so long, then after twice that: waiting is silent by nature, and
+thousands who wait should not ask ten times a second whether it is still there."""
 
 
 class Watch:
@@ -96,10 +99,11 @@ class Watch:
 
     def _ask(self, wait_s: float) -> None:
         """Take in the next changes; there may be none."""
-        reply = self._requester.call(
+        reply = self._requester.wait(
             self._question(wait_s),
             Deadline(self._deadline_s, self._clock),
             attempt_s=wait_s + self._config.attempt_timeout_s,
+            silence_s=max(SILENCE_S, self._config.silence_s),
         )
         changes, place = _answer(reply)
         for change in changes:

@@ -5,12 +5,14 @@ the library's source (``pysyncobj==0.3.17``); ``tests/unit/test_engine_guard.py`
 clear text when the installed source is another.
 
 Seams used: the transport, ``createJournal``, ``doTick(0)``, the name-mangled
-``__doApplyCommand``, ``__tryLogCompaction``, and the two deadlines. Commands are applied by the
-callable handed in, which gets (index, payload) and must not raise for anything a client sent.
+``__doApplyCommand``, ``__tryLogCompaction``, ``__generateRaftTimeout`` and the two deadlines.
+Commands are applied by the callable handed in, which gets (index, payload) and must not raise for
+anything a client sent. The library never stands for election by itself: :meth:`Engine.stand` does.
 """
 
 from __future__ import annotations
 
+import math
 import time
 import zlib
 from collections.abc import Callable, Collection
@@ -32,6 +34,8 @@ APPLY_BYTES_MAX = 64 * 1024
 """Commands applied in one tick: about 10 ms of work for the state machine."""
 ENTRY_BYTES_LEAST = 64
 """What an entry counts for at least, however short its command."""
+NEVER_S = 1e12
+"""The library's own election time-out."""
 
 
 class Member(Node):  # type: ignore[misc]  # the library is untyped
@@ -113,15 +117,18 @@ class Engine(SyncObj):  # type: ignore[misc]  # the library is untyped
         the index of the snapshot that the state begins with."""
         self._applier = applier
         self._log = journal
+        self.forced = False
+        """Vote requests that leave now are not to be held by their receivers."""
+        self._asked_to_stand = False
         conf = SyncObjConf(
             autoTick=False,
             appendEntriesUseBatch=True,
             appendEntriesPeriod=timing.heartbeat_s,
             appendEntriesBatchSizeBytes=timing.append_batch_bytes,
-            raftMinTimeout=timing.election_timeout_min_s,
-            raftMaxTimeout=timing.election_timeout_max_s,
-            leaderFallbackTimeout=timing.leader_fallback_s,
-            connectionTimeout=max(3.5, timing.election_timeout_max_s),
+            raftMinTimeout=timing.election_timeout_s,  # this and the next two: checked, not used
+            raftMaxTimeout=timing.election_timeout_s * 2,
+            connectionTimeout=timing.election_timeout_s * 2,
+            leaderFallbackTimeout=timing.election_timeout_s,
             commandsWaitLeader=True,
             commandsQueueSize=0,
             dynamicMembershipChange=False,
@@ -187,6 +194,21 @@ class Engine(SyncObj):  # type: ignore[misc]  # the library is untyped
     def _SyncObj__tryLogCompaction(self) -> None:
         """The library never compacts by itself."""
 
+    def _SyncObj__onBecomeLeader(self) -> None:
+        """A node that is alone becomes leader once its vote is durable, in :meth:`lead_alone`; the
+        library would commit the no-op in this very tick."""
+        if self._SyncObj__otherNodes:
+            super()._SyncObj__onBecomeLeader()
+
+    def lead_alone(self) -> None:
+        """The vote of a node that is alone is durable: it has won."""
+        if not self._SyncObj__otherNodes and self.role is Role.CANDIDATE:
+            super()._SyncObj__onBecomeLeader()
+
+    def _SyncObj__generateRaftTimeout(self) -> float:
+        """The library never stands by itself (:mod:`election` decides)."""
+        return NEVER_S
+
     # -- what the replica asks -------------------------------------------------------------------
 
     @property
@@ -210,11 +232,21 @@ class Engine(SyncObj):  # type: ignore[misc]  # the library is untyped
         noop: int = self._SyncObj__noopIDx or 0
         return self.role is Role.LEADER and bool(self.raftLastApplied >= noop)
 
+    @property
+    def voted_for(self) -> str | None:
+        """Who has this node's vote in the current term."""
+        voted: str | None = self._SyncObj__votedForNodeId
+        return voted
+
     def deadline(self) -> float:
-        """Monotonic time of the library's next duty: heartbeat of a leader, else election."""
+        """Monotonic time of the library's next duty: the heartbeat of a leader, else none."""
         if self.role is Role.LEADER:
             return float(self._SyncObj__newAppendEntriesTime)
-        return float(self._SyncObj__raftElectionDeadline)
+        return math.inf
+
+    def matched(self, node: Member) -> int:
+        """As the leader: index up to which the log of ``node`` is known to be the same."""
+        return int(self._SyncObj__raftMatchIndex.get(node, 0))
 
     @property
     def applies_more(self) -> bool:
@@ -250,11 +282,30 @@ class Engine(SyncObj):  # type: ignore[misc]  # the library is untyped
         """Let the next tick of a leader send what is new, not only when its period is over."""
         self._SyncObj__newAppendEntriesTime = 0
 
-    def stand_at(self, monotonic_s: float) -> None:
-        """Move the election deadline forward to ``monotonic_s``; never back."""
-        self._SyncObj__raftElectionDeadline: float = min(
-            monotonic_s, self._SyncObj__raftElectionDeadline
-        )
+    def stand(self, *, forced: bool = False) -> None:
+        """Let the next tick raise the term and ask for votes; ``forced``: at once everywhere."""
+        self._SyncObj__raftElectionDeadline: float = 0.0
+        self._asked_to_stand, self.forced = True, forced
+
+    def stood(self) -> bool:
+        """Whether the tick just done raised the term, asked for by :meth:`stand`."""
+        if not self._asked_to_stand:
+            return False
+        stood = self._SyncObj__raftElectionDeadline > 0
+        self._SyncObj__raftElectionDeadline = NEVER_S  # one tick, then it must be asked for anew
+        self._asked_to_stand = self.forced = False
+        return bool(stood)
+
+    def observe_term(self, term: int) -> None:
+        """Another member's term is higher: follow in that term, whoever may lead it."""
+        if term > self.raftCurrentTerm:
+            self.step_down()
+            self._SyncObj__raftLeader = None
+            self._SyncObj__setCurrentTerm(term, None)
+
+    def be_patient(self, seconds: float) -> None:
+        """A leader that hears no majority for so long stops leading."""
+        self._SyncObj__conf.leaderFallbackTimeout = seconds
 
     def installed(self, index: int) -> None:
         """The state and the log begin with a snapshot up to ``index``."""
@@ -266,10 +317,6 @@ class Engine(SyncObj):  # type: ignore[misc]  # the library is untyped
         if self.role is not Role.FOLLOWER:
             self._SyncObj__setState(Role.FOLLOWER.value)
             self._SyncObj__raftLeader = None
-
-    def stand_no_earlier(self, monotonic_s: float) -> None:
-        """Put the election off: this node cannot keep a vote now."""
-        self._SyncObj__raftElectionDeadline = max(monotonic_s, self._SyncObj__raftElectionDeadline)
 
     def deliver(self, node: Member, message: Message) -> None:
         """Hand a filtered message to the library.

@@ -97,9 +97,14 @@ def heartbeat(message: Message, here: Situation) -> Message:
     return {"type": "append_entries", "term": message["term"], "commit_index": commit}
 
 
-def outgoing(message: Message, term: int) -> Message:
-    """Stamp an acknowledgement with the term it belongs to (S2)."""
-    return {**message, "term": term} if message["type"] == "next_node_idx" else message
+def outgoing(message: Message, term: int, *, forced: bool = False) -> Message:
+    """Stamp an acknowledgement with the term it belongs to (S2), and a vote request that is not to
+    be held with ``forced``."""
+    if message["type"] == "next_node_idx":
+        return {**message, "term": term}
+    if message["type"] == "request_vote" and forced:
+        return {**message, "forced": True}
+    return message
 
 
 def incoming(message: Message, here: Situation) -> Verdict:
@@ -175,7 +180,8 @@ def _malformed_append(message: Message) -> str | None:
 
 def _append_entries(message: Message, here: Situation) -> Verdict:
     if message["term"] < here.term:
-        return Verdict(deliver=message)  # the library ignores it
+        # The library ignores it, and its sender would never learn that it is out of date.
+        return Verdict(answer={"type": "term_hint", "term": here.term})
     if "prevLogIdx" not in message:
         commit = min(message["commit_index"], here.commit)
         return Verdict(deliver={**message, "commit_index": commit})

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 
+from tracker_raft.errors import BadRequest
 from tracker_raft.raft import filters
 from tracker_raft.raft.agreement import Agreement
 from tracker_raft.raft.colleagues import Colleagues
@@ -60,6 +61,8 @@ class Inbox:
         self._keeper = keeper
         self._colleagues = colleagues
         self._agreement = agreement
+        self._votes: tuple[int, set[str]] = 0, set()
+        """Who voted for this node, and in which term: the library counts whatever comes."""
 
     def received(self, node: str, message: Message) -> None:
         """One message of a member."""
@@ -84,30 +87,51 @@ class Inbox:
             self._lines.drop(node, verdict.malformed)
             return
         deliver = verdict.deliver
-        if message["type"] == "append_entries":
-            self._flights.answering(message)
-            if self._journal.full:
-                deliver, verdict = filters.heartbeat(message, here), filters.DROP
-        elif deliver is not None and deliver["type"] == "next_node_idx":
-            if not waited and self._gate.must_wait(node, deliver, self._journal.durable_index):
+        match message["type"]:
+            case "append_entries":
+                self._flights.answering(message)
+                if self._journal.full and deliver is not None:
+                    deliver, verdict = filters.heartbeat(message, here), filters.DROP
+            case "next_node_idx" if deliver is not None:
+                if not waited and self._gate.must_wait(node, deliver, self._journal.durable_index):
+                    deliver = None
+                else:
+                    deliver = self._flights.current(node, deliver)
+            case "request_vote":
+                self._watch.vote_asked(node, message)
                 deliver = None
-            else:
-                deliver = self._flights.current(node, deliver)
+            case "response_vote" if not self._is_new_vote(node, message["term"]):
+                deliver = None
+            case "timeout_now":
+                self._watch.told_to_stand(node, message)
+                deliver = None
         if deliver is not None:
             engine.deliver(self._members[node], deliver)
-            if deliver["type"] == "request_vote":
-                self._watch.vote_asked(node, (deliver["last_log_term"], deliver["last_log_index"]))
+            if deliver["type"] == "append_entries":
+                self._watch.heard(deliver)
         if verdict.answer is not None:
-            self._outbox.send(self._members[node], verdict.answer)
+            self._answer(node, verdict.answer)
+
+    def _answer(self, node: str, answer: Message) -> None:
+        if filters.is_raft(answer):
+            self._outbox.send(self._members[node], answer)
+        else:
+            self._lines.send(node, answer)
+
+    def _is_new_vote(self, node: str, term: int) -> bool:
+        if self._votes[0] != term:
+            self._votes = term, set()
+        known, self._votes = node in self._votes[1], (term, self._votes[1] | {node})
+        return not known
 
     def _other(self, node: str, message: Message) -> None:
         kind = message.get("type")
         try:
             if kind == "state":
                 self._compare(node, message["index"], message["hash"])
-            elif not self._keeper.received(node, message):
+            elif not (self._watch.received(node, message) or self._keeper.received(node, message)):
                 self._colleagues.received(node, message)
-        except (KeyError, TypeError, ValueError) as error:
+        except (BadRequest, KeyError, TypeError, ValueError) as error:
             self._lines.drop(node, f"malformed {kind!r}: {error!r}")
 
     # -- state hashes ----------------------------------------------------------------------------

@@ -8,6 +8,10 @@ leader: then it *may* have happened, and it goes back to the front marked ``unkn
 again is safe because the state machine answers a repeated (session, seq) from its reply table
 (Raft thesis, 6.3); operations without a session are harmless to repeat. An operation that came
 from another tracker is not tried again here: its sender is told and tries again itself.
+
+How many may be under way, wherever they are, :mod:`pace` says. Clients are refused beyond that;
+another tracker only beyond ``pending_max``, for it has let its clients in by the same rule, and
+would send again and again what is refused here.
 """
 
 from __future__ import annotations
@@ -18,6 +22,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from tracker_raft.errors import Busy, NoLeader, OutcomeUnknown, P2PError, TooLarge
+from tracker_raft.raft.pace import Pace
 
 Reply = dict[str, Any]
 Position = tuple[int, int]
@@ -34,9 +39,21 @@ def _nobody(reply: Reply, at: Position) -> None:
 class Pending:
     """One operation that was taken in and is not answered yet."""
 
-    __slots__ = ("_sink", "answered", "deadline_s", "handed_on", "packed", "remote", "unknown")
+    __slots__ = (
+        "_pace",
+        "_sink",
+        "answered",
+        "deadline_s",
+        "handed_on",
+        "packed",
+        "remote",
+        "unknown",
+    )
 
-    def __init__(self, packed: bytes, deadline_s: float, sink: Sink, *, remote: bool) -> None:
+    def __init__(
+        self, packed: bytes, deadline_s: float, sink: Sink, pace: Pace, *, remote: bool
+    ) -> None:
+        self._pace = pace
         self.packed = packed
         self.deadline_s = deadline_s
         self.remote = remote
@@ -52,6 +69,7 @@ class Pending:
         if self.answered:
             return
         self.answered = True
+        self._pace.answered(logged=at != NOWHERE)
         if self.unknown and reply.get("error") == "session_expired":
             # An earlier attempt may have run before the session was forgotten.
             reply = OutcomeUnknown("the request session expired between attempts").to_wire()
@@ -70,6 +88,7 @@ class Intake:
 
     def __init__(self, *, pending_max: int, operation_bytes_max: int) -> None:
         self.pending_max = pending_max
+        self.pace = Pace(pending_max)
         self.operation_bytes_max = operation_bytes_max
         self._waiting: deque[Pending] = deque()
         self._deadlines: list[tuple[float, int, Pending]] = []
@@ -82,18 +101,37 @@ class Intake:
         """Operations waiting to be handed on (answered ones not yet swept included)."""
         return len(self._waiting)
 
-    def add(self, packed: bytes, deadline_s: float, sink: Sink, *, remote: bool = False) -> None:
-        """Take one operation in. Raises :class:`Busy` or :class:`TooLarge`; then it was not."""
+    def add(
+        self,
+        packed: bytes,
+        deadline_s: float,
+        sink: Sink,
+        *,
+        remote: bool = False,
+        own: bool = False,
+    ) -> None:
+        """Take one operation in. Raises :class:`Busy` or :class:`TooLarge`; then it was not.
+
+        ``own``: of this tracker itself, which has few and important ones: no client's load keeps
+        it out.
+        """
         if len(packed) > self.operation_bytes_max:
             raise TooLarge(
                 f"operation of {len(packed)} bytes, limit {self.operation_bytes_max}; not run"
             )
-        if len(self._waiting) >= self.pending_max:
-            raise Busy(f"{len(self._waiting)} operations wait already; not run", retry_after_s=0.1)
-        pending = Pending(packed, deadline_s, sink, remote=remote)
+        refusal = self.refusal(unless_full=remote or own)
+        if refusal is not None:
+            raise refusal
+        pending = Pending(packed, deadline_s, sink, self.pace, remote=remote)
+        self.pace.taken()
         self._waiting.append(pending)
         self._count += 1
         heapq.heappush(self._deadlines, (deadline_s, self._count, pending))
+
+    def refusal(self, *, unless_full: bool = False) -> Busy | None:
+        """Why no operation is taken in now; None: one is. Counts as one refused if not None."""
+        most = self.pending_max if unless_full else self.pace.limit
+        return self.pace.refusal(most) if self.pace.under_way >= most else None
 
     def take(self, bytes_max: int) -> Batch:
         """The next operations that fit into ``bytes_max`` together, oldest first."""
@@ -177,6 +215,7 @@ class Intake:
 
     def expire(self, now_s: float) -> None:
         """Answer everything whose deadline is over, each by what is known of it."""
+        self.pace.turn(now_s)
         while self._deadlines and (
             self._deadlines[0][0] <= now_s or self._deadlines[0][2].answered
         ):

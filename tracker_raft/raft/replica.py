@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import Any
 
 from tracker_raft.config import NodeConfig
 from tracker_raft.errors import LocalError, P2PError, ShuttingDown
@@ -34,25 +33,23 @@ from tracker_raft.raft.colleagues import Colleagues
 from tracker_raft.raft.engine import Engine, Member, Role
 from tracker_raft.raft.flights import Flights
 from tracker_raft.raft.gate import Gate
+from tracker_raft.raft.handover import Done, HandOver
 from tracker_raft.raft.inbox import FatalReplicaError, Inbox
 from tracker_raft.raft.intake import Intake, Sink
 from tracker_raft.raft.keeper import SnapshotKeeper
+from tracker_raft.raft.lag import LoopLag
 from tracker_raft.raft.outbox import Outbox
 from tracker_raft.raft.proposer import Proposer
 from tracker_raft.raft.reads import Reads
 from tracker_raft.raft.recovery import Recovered
-from tracker_raft.raft.seams import Handle, Lines, Message, Scheduler
+from tracker_raft.raft.seams import Lines, Message, Scheduler
 from tracker_raft.raft.snapshots import Snapshot
 from tracker_raft.raft.status import ReplicaStatus
 from tracker_raft.raft.storage import Storage, Writer
+from tracker_raft.raft.turns import WAITING_S, Turns
 from tracker_raft.raft.watch import LeaderWatch
 
 log = logging.getLogger("tracker_raft.replica")
-
-
-TIMER_FLOOR_S = 0.002
-WAITING_S = 0.01
-"""Turns are this close while something waits for a leader or for an entry to arrive."""
 
 
 class Replica:
@@ -77,9 +74,14 @@ class Replica:
         self._gate = Gate()
         self._on_fatal = on_fatal
         self._scheduler = scheduler
+        self._lag = LoopLag(config.timing.election_timeout_s)
+        self._turns = Turns(scheduler, self._lag, self._turn, self._failed)
+        self.kick = self._turns.kick
         self._flights = Flights()
         backlog_bytes_max = config.limits.link_buffer_bytes_soft
-        self._outbox = Outbox(links, self._flights, backlog_bytes_max, lambda: self.term)
+        self._outbox = Outbox(
+            links, self._flights, self._gate, backlog_bytes_max, lambda: self.engine
+        )
         others = [member.node for member in config.members if member.node != config.node]
         self._nodes = {other: Member(other) for other in others}
         self.intake = Intake(
@@ -89,10 +91,6 @@ class Replica:
         self.reads = Reads(len(config.members), lambda: int(self.engine.raftLastApplied), self.kick)
         self._leading = False
         self._last_index_seen = 0
-        self._scheduled = False
-        self._timer: Handle | None = None
-        self._stopped = False
-        """No turn is taken any more: it failed, or it is closed."""
         self._closed = False
         self.engine = Engine(
             config.node,
@@ -110,9 +108,8 @@ class Replica:
             self.engine, self.intake, lambda: self.machine, config.timing.entry_bytes_max
         )
         self._colleagues = self._make_colleagues()
-        self._watch = LeaderWatch(
-            config.node, self.engine, links, scheduler, config.timing.stagger_s, self.kick
-        )
+        self._watch = self._make_watch()
+        self._hand_over = HandOver(self.engine, self._nodes, links, self._send)
         self._inbox = self._make_inbox()
         self.kick()
 
@@ -124,6 +121,18 @@ class Replica:
             self.links,
             self.config.limits,
             now=self._scheduler.time,
+            kick=self.kick,
+        )
+
+    def _make_watch(self) -> LeaderWatch:
+        return LeaderWatch(
+            self._nodes,
+            self.engine,
+            self.links,
+            self._scheduler,
+            node=self.config.node,
+            stagger_s=self.config.timing.stagger_s,
+            lag=self._lag,
             kick=self.kick,
         )
 
@@ -157,16 +166,17 @@ class Replica:
 
     # -- operations and reads --------------------------------------------------------------------
 
-    def submit(self, packed: bytes, deadline_s: float, sink: Sink) -> None:
+    def submit(self, packed: bytes, deadline_s: float, sink: Sink, *, own: bool = False) -> None:
         """Get one operation (:func:`~tracker_raft.entries.pack_operation`) into the log.
 
+        ``own``: it is this tracker's, not a client's.
         ``sink`` is called once, before ``deadline_s`` (loop time) is much over, with the state
         machine's reply and its position, or with ``no_leader`` or ``outcome_unknown``. Raises
         :class:`Busy`, :class:`TooLarge` or :class:`ShuttingDown`, and then does not call it.
         """
-        if self._stopped:
+        if self._turns.stopped:
             raise ShuttingDown("this tracker is stopping; not run")
-        self.intake.add(packed, deadline_s, sink)
+        self.intake.add(packed, deadline_s, sink, own=own)
         self.kick()
 
     def status(self) -> ReplicaStatus:
@@ -182,6 +192,7 @@ class Replica:
             journal_syncs=self.journal.syncs,
             disk_full=self.journal.full,
             snapshot=0 if self.keeper.durable is None else self.keeper.durable.index,
+            election_timeout_s=self._lag.timeout_s(self._scheduler.time()),
         )
 
     @property
@@ -196,9 +207,8 @@ class Replica:
         """Stop: answer whatever is pending, sync and close the journal. The loop must still run."""
         if self._closed:
             return
-        self._closed = self._stopped = True
-        if self._timer is not None:
-            self._timer.cancel()
+        self._closed = True
+        self._turns.stop()
         self._watch.close()
         self.keeper.close()
         stopping = ShuttingDown("this tracker is stopping; not run")
@@ -206,31 +216,27 @@ class Replica:
         self.reads.refuse_all(stopping)
         self.engine.destroy()
 
+    def hand_over(self, target: str | None, patience_s: float, done: Done) -> None:
+        """As the leader: let ``target`` lead (None: whoever is most up to date).
+
+        ``done`` is called once, within ``patience_s``. Raises :class:`BadRequest` for a target that
+        is no other member, :class:`NoLeader` when this node does not lead.
+        """
+        self._hand_over.begin(target, self._scheduler.time() + patience_s, done)
+        self.kick()
+
     # -- turns -----------------------------------------------------------------------------------
 
-    def kick(self) -> None:
-        """Something is to be done: take a turn soon, together with whatever else arrives."""
-        if not self._scheduled and not self._stopped:
-            self._scheduled = True
-            self._scheduler.call_soon(self._guarded, self._turn)
+    def _failed(self, error: Exception) -> None:
+        log.critical("the replica stops: %s", error, exc_info=not isinstance(error, P2PError))
+        self._on_fatal(str(error) or type(error).__name__)
 
-    def _guarded(self, work: Callable[..., None], *args: Any) -> None:
-        """Run a step whose failure leaves the engine in an unknown state: then the node stops."""
-        if self._stopped:
-            return
-        try:
-            work(*args)
-        except Exception as error:
-            log.critical("the replica stops: %s", error, exc_info=not isinstance(error, P2PError))
-            self._stopped = True
-            self._on_fatal(str(error) or type(error).__name__)
-
-    def _turn(self) -> None:
-        self._scheduled = False
-        now_s = self._scheduler.time()
+    def _turn(self, now_s: float) -> None:
         self.intake.expire(now_s)
         self.reads.barrier.expire(now_s)
+        self.engine.be_patient(self._lag.timeout_s(now_s))
         if self._may_tick:
+            self.engine.lead_alone()
             self._tick(now_s)
         self._flush()
         self._arm(now_s)
@@ -242,12 +248,15 @@ class Replica:
         return bool(self._nodes) or self.journal.durable == self.journal.position
 
     def _tick(self, now_s: float) -> None:
+        self._watch.step()
+        self._hand_over.step(now_s)
         self._hand_on(now_s)
         if self.journal.last_index != self._last_index_seen or self.engine.commit_would_move():
             self.engine.send_now()
             self._last_index_seen = self.journal.last_index
         if self._may_tick:
             self.engine.doTick(0)
+        self._watch.ticked()
         self._note_leadership(now_s)
         self.reads.wake(now_s)
         self.keeper.consider()
@@ -255,7 +264,8 @@ class Replica:
     def _hand_on(self, now_s: float) -> None:
         """Give what waits to the log, to the leader, or leave it waiting for one."""
         if self.engine.leads and self._leading:
-            self._proposer.propose(now_s)
+            if not self._hand_over.paused:
+                self._proposer.propose(now_s)
             self._colleagues.ask_term(self.links.connected, 4 * self.config.timing.heartbeat_s)
         elif self.engine.role is not Role.LEADER:
             self.intake.refuse_remote()
@@ -276,50 +286,38 @@ class Replica:
 
     def _flush(self) -> None:
         """Let messages leave, those that promise durability once the journal keeps them."""
-        for node, message in self._outbox.take():
-            if message["type"] in filters.NEEDS_DURABLE:
-                self._gate.hold(self.journal.position, node, message)
-            else:
-                self.links.send(node, message)
+        self._outbox.hand_out(self.journal.position)
         self.journal.flush(self._writer, self._flushed)
         if self.journal.full:
             self._out_of_room()
-        self._release()
+        self._outbox.release(self.journal.durable)
 
     def _out_of_room(self) -> None:
         """The disk is full: promise nothing. Reads go on; the next turn asks for room again."""
         self.engine.step_down()
-        patience_s = self.config.timing.election_timeout_max_s
-        self.engine.stand_no_earlier(self._scheduler.time() + patience_s)
-
-    def _release(self) -> None:
-        for node, message in self._gate.promises(self.journal.durable):
-            self.links.send(node, message)
-        self.links.flush()
+        self._watch.put_off(2 * self.config.timing.election_timeout_s)
 
     def _flushed(self, failure: LocalError | None) -> None:
         """The writer is done with a batch, or the journal failed."""
-        self._guarded(self._made_durable, failure)
+        self._turns.guarded(self._made_durable, failure)
 
     def _made_durable(self, failure: LocalError | None) -> None:
         if failure is not None:
             raise failure
         for node, message in self._gate.arrivals(self.journal.durable_index):
             self._inbox.raft(node, message, waited=True)
-        self._release()
+        self._outbox.release(self.journal.durable)
         if not self.journal.full:  # else the next turn asks for room again
             self.journal.flush(self._writer, self._flushed)
             self.kick()
 
     def _arm(self, now_s: float) -> None:
-        due_s = self.engine.deadline()
-        if not self._nodes:
+        due_s = min(self.engine.deadline(), self._watch.deadline_s())
+        if due_s <= now_s:  # the turn just now could not act on it: nobody is linked, a link kicks
             due_s = now_s + self.config.timing.heartbeat_s
-        if due_s <= now_s:  # the tick just now could not act on it: nobody is linked, a link kicks
-            due_s = now_s + self.config.timing.heartbeat_s
-        pending_s = self.intake.next_deadline_s()
-        if pending_s is not None:
-            due_s = min(due_s, pending_s)
+        for deadline_s in (self.intake.next_deadline_s(), self._hand_over.deadline_s()):
+            if deadline_s is not None:
+                due_s = min(due_s, deadline_s)
         if len(self.intake) or len(self.reads):
             due_s = min(due_s, now_s + WAITING_S)
         if self._may_tick and (
@@ -328,9 +326,7 @@ class Replica:
             or self.engine.applies_more
         ):
             self.kick()
-        if self._timer is not None:
-            self._timer.cancel()
-        self._timer = self._scheduler.call_at(max(due_s, now_s) + TIMER_FLOOR_S, self.kick)
+        self._turns.due(due_s, now_s)
 
     # -- what the engine reports -----------------------------------------------------------------
 
@@ -347,13 +343,16 @@ class Replica:
 
     # -- what the keeper of snapshots asks ---------------------------------------------------------
 
+    def _send(self, node: str, message: Message) -> None:
+        self._outbox.send(self._nodes[node], message)
+
     @property
     def term(self) -> int:
         return int(self.engine.raftCurrentTerm)
 
     def install(self, snapshot: Snapshot, machine: TrackerMachine, leader: str) -> None:
         """Go on from a snapshot that is durable here, unless the log got beyond it meanwhile."""
-        self._guarded(self._install, snapshot, machine, leader)
+        self._turns.guarded(self._install, snapshot, machine, leader)
 
     def _install(self, snapshot: Snapshot, machine: TrackerMachine, leader: str) -> None:
         if snapshot.index <= self.engine.raftLastApplied:
@@ -368,7 +367,7 @@ class Replica:
         self.kick()
 
     def fail(self, failure: LocalError) -> None:
-        self._guarded(self._made_durable, failure)
+        self._turns.guarded(self._made_durable, failure)
 
     def _role_changed(self, old: Role, new: Role) -> None:
         if old is Role.LEADER:
@@ -380,20 +379,20 @@ class Replica:
     # -- what the links report -------------------------------------------------------------------
 
     def link_up(self, node: str, *, other_run: bool) -> None:
-        self._guarded(self._outbox._onNodeConnected, self._nodes[node])
+        self._turns.guarded(self._outbox._onNodeConnected, self._nodes[node])
         self._watch.link_up(node, other_run=other_run)
         self.kick()
 
     def link_down(self, node: str) -> None:
-        self._guarded(self._outbox._onNodeDisconnected, self._nodes[node])
+        self._turns.guarded(self._outbox._onNodeDisconnected, self._nodes[node])
         self._gate.link_lost(node)
         self.intake.link_lost(node)
         self.reads.barrier.link_lost(node)
-        if not self._stopped:
+        if not self._turns.stopped:
             self._watch.link_down(node)
         self.kick()
 
     def link_message(self, node: str, message: Message) -> None:
         """One message of a member; one that makes no sense costs it the link."""
-        self._guarded(self._inbox.received, node, message)
+        self._turns.guarded(self._inbox.received, node, message)
         self.kick()

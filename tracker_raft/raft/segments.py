@@ -100,8 +100,11 @@ class SegmentFiles:
                 self._replay(name, scan, replay)
         if names and not scan.records:
             self._storage.delete(names[-1])  # the machine stopped before its first batch
-        elif scan.torn_bytes:
-            self._storage.write(names[-1], scan.end, bytes(scan.torn_bytes))
+        elif names:
+            if scan.torn_bytes:
+                self._storage.write(names[-1], scan.end, bytes(scan.torn_bytes))
+            # A process that was killed wrote what it had no time to sync: read back it looks
+            # durable, and is about to be promised.
             self._storage.sync(names[-1])
         self.bytes_cut = scan.torn_bytes
         self._storage.sync_names()

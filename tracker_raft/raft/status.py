@@ -18,3 +18,5 @@ class ReplicaStatus:
     disk_full: bool
     snapshot: int
     """Index of the newest durable snapshot, 0 for none."""
+    election_timeout_s: float
+    """In force now: the setting, or more while this tracker's loop is late."""

@@ -1,7 +1,8 @@
-"""Watches the leader's process: when the link to it breaks, is it gone? Then stand at once (D7).
+"""Carries out what :mod:`election` decides, and brings it the facts.
 
-The shell around :mod:`election`: it dials, waits and moves the engine's election deadline;
-what follows from what it sees is decided there.
+The shell around the policy: it knows the engine, the links and the clock. When the link to the
+leader breaks it finds out whether the leader's process is gone. A pre-vote is two messages of
+ours; a vote request is the library's, let through when the policy says so.
 """
 
 from __future__ import annotations
@@ -10,9 +11,13 @@ import logging
 from collections.abc import Callable
 from functools import partial
 
-from tracker_raft.raft import election
-from tracker_raft.raft.engine import Engine, Role
-from tracker_raft.raft.seams import Lines, Scheduler
+from tracker_raft.commands import INTEGER_MAX, check_int
+from tracker_raft.raft import ballots, election
+from tracker_raft.raft.ballots import Here, LastLog, PreVote
+from tracker_raft.raft.election import Elections
+from tracker_raft.raft.engine import Engine, Member, Role
+from tracker_raft.raft.lag import LoopLag
+from tracker_raft.raft.seams import Lines, Message, Scheduler
 
 log = logging.getLogger("tracker_raft.watch")
 
@@ -22,49 +27,158 @@ RECONNECT_PAUSE_S = 0.002
 
 
 class LeaderWatch:
-    """``kick`` asks for a turn of the replica, so that the engine sees its new deadline."""
+    """``kick`` asks for a turn of the replica, which calls :meth:`step`."""
 
     def __init__(
         self,
-        node: str,
+        members: dict[str, Member],
         engine: Engine,
         lines: Lines,
         scheduler: Scheduler,
+        *,
+        node: str,
         stagger_s: float,
+        lag: LoopLag,
         kick: Callable[[], None],
     ) -> None:
-        self._node = node
+        """``members``: the others, by id."""
+        self._members = members
         self._engine = engine
         self._lines = lines
         self._scheduler = scheduler
-        self._stagger_s = stagger_s
+        self._lag = lag
         self._kick = kick
         self._closed = False
+        self._role = engine.role
+        self._elections = Elections(node, len(members) + 1, stagger_s, self._here())
+        self.reason = "none since this process started"
+        """Why the last election of this node was begun, for people."""
+
+    def _here(self) -> Here:
+        engine, now_s = self._engine, self._scheduler.time()
+        return Here(
+            now_s,
+            timeout_s=self._lag.timeout_s(now_s),
+            leads=engine.role is Role.LEADER,
+            term=engine.raftCurrentTerm,
+            leader=engine.leader,
+            log=LastLog(*engine.last_log),
+            linked=self._lines.connected,
+            catching_up=engine.applies_more,
+        )
+
+    # -- a turn of the replica ---------------------------------------------------------------------
+
+    def deadline_s(self) -> float:
+        return self._elections.deadline_s(self._here())
+
+    def step(self) -> None:
+        """Before a tick: do what is due. The tick then stands, if it is to."""
+        for action in self._elections.step(self._here()):
+            match action:
+                case ballots.AskAll(request):
+                    self._ask_all(request)
+                case ballots.Answer(node, number, granted):
+                    term = self._engine.raftCurrentTerm
+                    answer = {"type": "pre_voted", "round": number, "granted": granted}
+                    self._lines.send(node, {**answer, "term": term})
+                case ballots.LetVote(node, message):
+                    self._let_vote(node, message)
+                case ballots.Observe(term):
+                    self._engine.observe_term(term)
+                case ballots.Stand(forced):
+                    self._engine.stand(forced=forced)
+
+    def _ask_all(self, request: PreVote) -> None:
+        ask = {
+            "type": "pre_vote",
+            "term": request.term,
+            "round": request.round,
+            "last_log_index": request.log.index,
+            "last_log_term": request.log.term,
+        }
+        log.info("asks whether it would be elected in term %d", request.term)
+        for node in self._lines.connected:
+            self._lines.send(node, ask)
+
+    def _let_vote(self, node: str, message: Message) -> None:
+        engine = self._engine
+        engine.deliver(self._members[node], message)
+        if engine.raftCurrentTerm == message["term"] and engine.voted_for == node:
+            self._elections.voted(node, self._here())
+
+    def ticked(self) -> None:
+        """After a tick: what it made of this node."""
+        before, self._role = self._role, self._engine.role
+        if self._engine.stood():
+            self._elections.stood(self._here())
+        elif before is Role.LEADER and self._role is not Role.LEADER:
+            self._elections.lost_leadership(self._here())
+
+    def put_off(self, seconds: float) -> None:
+        """This node cannot keep what a leader promises for that long."""
+        self._elections.put_off(self._scheduler.time() + seconds)
+
+    def close(self) -> None:
+        self._closed = True
+
+    # -- what members say --------------------------------------------------------------------------
+
+    def heard(self, message: Message) -> None:
+        """An append of the leader was taken in."""
+        if message["term"] == self._engine.raftCurrentTerm:
+            self._elections.heard(self._here())
+
+    def vote_asked(self, node: str, message: Message) -> None:
+        """A vote request, as the filters let it through."""
+        self._elections.vote_asked(node, message, self._here())
+
+    def told_to_stand(self, node: str, message: Message) -> None:
+        """``timeout_now``: the leader hands over to this node."""
+        if node == self._engine.leader and message["term"] == self._engine.raftCurrentTerm:
+            log.info("leader %s hands over to this node", node)
+            self._elections.told_to_stand()
+
+    def received(self, node: str, message: Message) -> bool:
+        """A message of ours about elections; False: it is about something else. Raises
+        :class:`BadRequest`, KeyError or ValueError for a malformed one."""
+        match message.get("type"):
+            case "pre_vote":
+                last = LastLog(
+                    _number(message, "last_log_term"), _number(message, "last_log_index")
+                )
+                request = PreVote(_number(message, "term"), last, _number(message, "round"))
+                self._elections.asked(node, request, self._here())
+            case "pre_voted":
+                if type(message["granted"]) is not bool:
+                    raise ValueError(f"granted is {message['granted']!r}")
+                self._elections.answered(
+                    node,
+                    _number(message, "round"),
+                    message["granted"],
+                    _number(message, "term"),
+                    self._here(),
+                )
+            case "term_hint":
+                if self._engine.role is Role.LEADER:
+                    log.info("%s has seen term %d already", node, _number(message, "term"))
+                    self._elections.hinted(_number(message, "term"))
+            case _:
+                return False
+        return True
+
+    # -- links -------------------------------------------------------------------------------------
 
     def link_up(self, node: str, *, other_run: bool) -> None:
         """A link came up; the process behind it may be another than the one that led."""
         if other_run and self._follows(node):
-            self._stand(node, election.Reconnect.OTHER_RUN)
+            self._gone(node, election.Reconnect.OTHER_RUN)
 
     def link_down(self, node: str) -> None:
         """A link broke; if it was the leader's, find out whether its process is gone."""
+        self._elections.link_lost(node)
         if self._follows(node):
             self._investigate(node, RECONNECT_TRIES)
-
-    def vote_asked(self, candidate: str, last_log: tuple[int, int]) -> None:
-        """A vote was asked for with a log that ends in ``last_log`` = (term, index).
-
-        If it is behind the log here, the candidate cannot win this vote, and its higher term may
-        just have deposed the leader, or ended the watch over a lost one. Waiting for a time-out
-        would leave the cluster without a leader for nothing.
-        """
-        engine = self._engine
-        if engine.role is Role.FOLLOWER and engine.leader is None and last_log < engine.last_log:
-            engine.stand_at(self._scheduler.time() + self._wait_s(candidate))
-            self._kick()
-
-    def close(self) -> None:
-        self._closed = True
 
     def _follows(self, node: str) -> bool:
         return self._engine.leader == node and self._engine.role is Role.FOLLOWER
@@ -77,25 +191,16 @@ class LeaderWatch:
         if self._closed or not self._follows(leader) or self._lines.linked(leader):
             return
         if election.leader_is_gone(reconnect):
-            self._stand(leader, reconnect)
+            self._gone(leader, reconnect)
         elif reconnect is election.Reconnect.NO_ANSWER:
             again_s = self._scheduler.time() + RECONNECT_PAUSE_S
             self._scheduler.call_at(again_s, self._investigate, leader, tries - 1)
 
-    def _stand(self, leader: str, reconnect: election.Reconnect) -> None:
-        wait_s = self._wait_s(leader)
-        log.info("leader %s is gone (%s), stands in %.0f ms", leader, reconnect.value, wait_s * 1e3)
-        self._engine.stand_at(self._scheduler.time() + wait_s)
+    def _gone(self, leader: str, reconnect: election.Reconnect) -> None:
+        log.info("leader %s is gone (%s)", leader, reconnect.value)
+        self._elections.leader_gone(leader, self._here())
         self._kick()
 
-    def _wait_s(self, other: str) -> float:
-        """Seconds before this node stands, ``other`` being the one that cannot win.
 
-        A node with committed entries still to apply (it came back a moment ago) could win and
-        then not lead until it has; it lets all others go first.
-        """
-        linked = self._lines.connected
-        place = election.rank(self._node, linked, other)
-        if self._engine.applies_more:
-            place += len(linked) + 1
-        return election.stand_after_s(place, self._stagger_s)
+def _number(message: Message, name: str) -> int:
+    return check_int(name, message[name], 0, INTEGER_MAX)

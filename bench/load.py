@@ -1,0 +1,367 @@
+"""A load generator for trackers: requests at a given rate, whether they are answered or not.
+
+Many pipelined connections in one thread. Frames are made from templates and replies are looked
+at no closer than needed, so that the generator takes little of the machine from those it
+measures. *Open loop*: a request is due at its time and its latency counts from there, however
+busy the generator or the tracker is; nothing is sent again. *Closed loop*: so many requests are
+always under way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import struct
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import msgpack
+
+from bench import harness
+from tracker_raft import commands, wire
+from tracker_raft.config import PROTOCOL_VERSION, MachineLimits
+
+FRAME_BYTES_MAX = 1024 * 1024
+FIRST_ID = 1 << 20
+"""From here on msgpack writes an id in five bytes, the same for all."""
+TICK_S = 0.002
+WINDOW = MachineLimits().session_window_max - 1
+PIECE_BYTES = 512 * 1024
+
+
+@dataclass(slots=True)
+class Counted:
+    """What became of the requests of one run. Latencies count from the time a request was due."""
+
+    seconds: float = 0.0
+    offered: int = 0
+    good: int = 0
+    """Answered ``ok`` within the deadline."""
+    late: int = 0
+    """Answered ``ok`` after it."""
+    silent: int = 0
+    """Not answered by the end."""
+    unsent: int = 0
+    """Refused by the generator itself: every window was full."""
+    errors: dict[str, int] = field(default_factory=dict)
+    latencies_ms: list[float] = field(default_factory=list, repr=False)
+    refusals_ms: list[float] = field(default_factory=list, repr=False)
+
+    def values(self) -> dict[str, float]:
+        """The figures of a sample."""
+        seconds = self.seconds or 1.0
+        found = {
+            "offered_per_s": self.offered / seconds,
+            "goodput_per_s": self.good / seconds,
+            "busy_per_s": self.errors.get("busy", 0) / seconds,
+            "late": float(self.late),
+            "unanswered": float(self.silent + self.unsent),
+            "other_errors": float(sum(n for w, n in self.errors.items() if w != "busy")),
+        }
+        if self.latencies_ms:
+            found["p50_ms"] = harness.percentile(self.latencies_ms, 50)
+            found["p99_ms"] = harness.percentile(self.latencies_ms, 99)
+        if self.refusals_ms:
+            found["busy_p50_ms"] = harness.percentile(self.refusals_ms, 50)
+        return found
+
+
+class _Session:
+    """One request session: which numbers are under way."""
+
+    __slots__ = ("number", "seq", "under_way")
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.seq = 0
+        self.under_way: dict[int, None] = {}
+
+    def next(self) -> tuple[int, int] | None:
+        """(seq, low) of a new write; None: the window is full."""
+        seq = self.seq + 1
+        low = next(iter(self.under_way), seq)
+        if seq - low >= WINDOW:
+            return None
+        self.seq = seq
+        self.under_way[seq] = None
+        return seq, low
+
+
+class Requests:
+    """Makes request frames; one kind for a run."""
+
+    def take(self, number: int) -> tuple[bytes, Callable[[], object]] | None:
+        """A frame with this id, and what to call when it is settled. None: not now."""
+        raise NotImplementedError
+
+
+class Reads(Requests):
+    """Look-ups of one name, or of the peers of one content."""
+
+    def __init__(self, operation: commands.Operation, level: commands.Level, seen: int) -> None:
+        body = {"id": FIRST_ID, **operation.to_wire(), "level": str(level), "deadline_ms": 5_000}
+        if level is commands.Level.SESSION:
+            body["seen"] = seen
+        self._head, self._tail = wire.encode(body, FRAME_BYTES_MAX).split(_packed(FIRST_ID), 1)
+
+    def take(self, number: int) -> tuple[bytes, Callable[[], object]]:
+        return self._head + _packed(number) + self._tail, _nothing
+
+
+class Writes(Requests):
+    """Publishes of names never used before, in as many sessions as it takes."""
+
+    def __init__(self, sessions: Sequence[int], deadline_s: float) -> None:
+        self._sessions = deque(_Session(number) for number in sessions)
+        publish = commands.Publish("load/00000000", bytes(32), 1, 100, PIECE_BYTES)
+        mark = [FIRST_ID + n for n in range(4)]
+        body = {
+            "id": mark[0],
+            "session": mark[1],
+            "seq": mark[2],
+            "low": mark[3],
+            "deadline_ms": round(deadline_s * 1000),
+            **publish.to_wire(),
+        }
+        frame = wire.encode(body, FRAME_BYTES_MAX)
+        parts, places = [], [*(_packed(each) for each in mark), b"load/00000000"]
+        for place in places:
+            part, frame = frame.split(place, 1)
+            parts.append(part)
+        self._parts = [*parts, frame]
+        self._run = time.time_ns() % 10**9
+
+    def take(self, number: int) -> tuple[bytes, Callable[[], object]] | None:
+        for _ in range(len(self._sessions)):
+            session = self._sessions[0]
+            self._sessions.rotate(-1)
+            numbers = session.next()
+            if numbers is not None:
+                seq, low = numbers
+                frame = self._frame(number, session.number, seq, low)
+                return frame, partial(session.under_way.pop, seq, None)
+        return None
+
+    def _frame(self, *numbers: int) -> bytes:
+        name = b"load/%08x" % ((numbers[0] + self._run) & 0xFFFFFFFF)
+        id_, session, seq, low = map(_packed, numbers)
+        a, b, c, d, e, f = self._parts
+        return b"".join((a, id_, b, session, c, seq, d, low, e, name, f))
+
+
+def _nothing() -> None:
+    """A read holds no number of a session."""
+
+
+def _packed(number: int) -> bytes:
+    """Five bytes, whatever the number: every reader of msgpack takes them."""
+    return b"\xce" + struct.pack(">I", number)
+
+
+class _Line(asyncio.Protocol):
+    """One connection: frames out, (id, word) in; the word is empty for ``ok``."""
+
+    def __init__(self, told: Callable[[int, str], None]) -> None:
+        self.greeted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.transport: asyncio.Transport | None = None
+        self.lost = False
+        self._told = told
+        self._rest = b""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self.transport = transport
+        hello = {"id": 0, "op": "hello", "protocol": PROTOCOL_VERSION}
+        transport.write(wire.encode(hello, FRAME_BYTES_MAX))
+
+    def data_received(self, data: bytes) -> None:
+        data = self._rest + data
+        start, end = 0, len(data)
+        while end - start >= 4:
+            stop = start + 4 + int.from_bytes(data[start : start + 4], "big")
+            if stop > end:
+                break
+            # {"id": u32, "ok" or "error": ...}: the tracker writes its keys in this order.
+            if data[start + 8] == 0xCE:
+                number = int.from_bytes(data[start + 9 : start + 13], "big")
+                if data[start + 13] == 0xA2:
+                    self._told(number, "")
+                else:
+                    self._told(number, str(msgpack.unpackb(data[start + 4 : stop])["error"]))
+            elif not self.greeted.done():
+                self.greeted.set_result(None)
+            start = stop
+        self._rest = data[start:]
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.lost = True
+        if not self.greeted.done():
+            self.greeted.set_exception(exc or ConnectionError("closed without a hello"))
+
+
+class Generator:
+    """Connections to some trackers, and the requests under way on them."""
+
+    def __init__(self, endpoints: Sequence[str], connections: int) -> None:
+        self._endpoints = endpoints
+        self._connections = connections
+        self._lines: list[_Line] = []
+        self._under_way: dict[int, tuple[float, Callable[[], object]]] = {}
+        self._next_id = FIRST_ID
+        self._counted = Counted()
+        self._deadline_s = 1.0
+        self._counting = False
+
+    async def connect(self) -> None:
+        loop = asyncio.get_running_loop()
+        for number in range(self._connections):
+            host, _, port = self._endpoints[number % len(self._endpoints)].rpartition(":")
+            _, line = await loop.create_connection(lambda: _Line(self._told), host, int(port))
+            await line.greeted
+            self._lines.append(line)
+
+    def close(self) -> None:
+        for line in self._lines:
+            if line.transport is not None:
+                line.transport.abort()
+
+    async def open_loop(
+        self, requests: Requests, rate: float, seconds: float, deadline_s: float
+    ) -> Counted:
+        """Offer ``rate`` requests a second, then wait ``deadline_s`` for the last answers."""
+        counted = self._begin(deadline_s)
+        begun = time.perf_counter()
+        sent = 0
+        while (now := time.perf_counter()) - begun < seconds:
+            due = min(int((now - begun) * rate), int(seconds * rate))
+            step = max(1, -(-(due - sent) // len(self._lines)))
+            line = sent
+            while sent < due:
+                count = min(step, due - sent)
+                times = [begun + (sent + each + 1) / rate for each in range(count)]
+                self._send(self._lines[line % len(self._lines)], requests, times)
+                sent, line = sent + count, line + 1
+            self._give_up(now)
+            await asyncio.sleep(TICK_S)
+        counted.offered, counted.seconds = sent, time.perf_counter() - begun
+        await asyncio.sleep(deadline_s)
+        return self._end(counted)
+
+    async def closed_loop(
+        self, requests: Requests, under_way: int, seconds: float, deadline_s: float = 30.0
+    ) -> Counted:
+        """Keep ``under_way`` requests on each connection for so long."""
+        counted = self._begin(deadline_s)
+        begun = time.perf_counter()
+        owed = dict.fromkeys(self._lines, under_way)
+
+        def refill() -> None:
+            for line, count in owed.items():
+                if count:
+                    owed[line] = 0
+                    self._send(line, requests, [time.perf_counter()] * count)
+
+        told = {line: line._told for line in self._lines}
+        for line in self._lines:
+
+            def again(number: int, word: str, line: _Line = line) -> None:
+                told[line](number, word)
+                if not any(owed.values()):
+                    asyncio.get_running_loop().call_soon(refill)
+                owed[line] += 1
+
+            line._told = again
+        refill()
+        await asyncio.sleep(seconds)
+        counted.seconds = time.perf_counter() - begun
+        self._counting = False
+        owed.clear()
+        for line in self._lines:
+            line._told = told[line]
+        counted.offered = counted.good + counted.late + sum(counted.errors.values())
+        until = time.perf_counter() + deadline_s
+        while self._under_way and time.perf_counter() < until:  # noqa: ASYNC110 nobody tells
+            await asyncio.sleep(TICK_S)
+        self._under_way.clear()
+        return counted
+
+    def _begin(self, deadline_s: float) -> Counted:
+        self._counted, self._deadline_s, self._counting = Counted(), deadline_s, True
+        return self._counted
+
+    def _end(self, counted: Counted) -> Counted:
+        self._give_up(time.perf_counter() + self._deadline_s)
+        self._counting = False
+        return counted
+
+    def _send(self, line: _Line, requests: Requests, due_s: Sequence[float]) -> None:
+        frames = []
+        for when in due_s:
+            made = None if line.lost else requests.take(self._next_id)
+            if made is None:
+                self._counted.unsent += 1
+                continue
+            frame, settled = made
+            self._under_way[self._next_id] = (when, settled)
+            self._next_id += 1
+            frames.append(frame)
+        if frames and line.transport is not None:
+            line.transport.write(b"".join(frames))
+
+    def _told(self, number: int, word: str) -> None:
+        found = self._under_way.pop(number, None)
+        if found is None:
+            return
+        due_s, settled = found
+        settled()
+        if not self._counting:
+            return
+        took_s = time.perf_counter() - due_s
+        counted = self._counted
+        if word:
+            counted.errors[word] = counted.errors.get(word, 0) + 1
+            counted.refusals_ms.append(took_s * 1e3)
+        elif took_s <= self._deadline_s:
+            counted.good += 1
+            counted.latencies_ms.append(took_s * 1e3)
+        else:
+            counted.late += 1
+
+    def _give_up(self, now: float) -> None:
+        """Whoever asked is not there any more: its number is free, an answer would be late."""
+        while self._under_way:
+            number = next(iter(self._under_way))
+            due_s, settled = self._under_way[number]
+            if due_s + self._deadline_s >= now:
+                return
+            del self._under_way[number]
+            settled()
+            self._counted.silent += 1
+
+
+async def sessions(endpoint: str, count: int) -> list[int]:
+    """That many new request sessions."""
+    host, _, port = endpoint.rpartition(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    try:
+        hello = {"id": 0, "op": "hello", "protocol": PROTOCOL_VERSION}
+        writer.write(wire.encode(hello, FRAME_BYTES_MAX))
+        for number in range(1, count + 1):
+            body = {"id": number, "op": "open_session", "deadline_ms": 30_000}
+            writer.write(wire.encode(body, FRAME_BYTES_MAX))
+        found: list[int] = []
+        while len(found) < count:
+            length = wire.frame_length(await reader.readexactly(4), FRAME_BYTES_MAX)
+            reply: dict[str, Any] = wire.decode_body(await reader.readexactly(length))
+            if reply["id"] == 0:
+                continue
+            if "ok" not in reply:
+                raise RuntimeError(f"no session: {reply}")
+            found.append(int(reply["ok"]["session"]))
+        return found
+    finally:
+        writer.close()
+        await writer.wait_closed()

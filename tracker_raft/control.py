@@ -1,0 +1,107 @@
+"""What a tracker does for whoever looks after it: status, signs of life, handing over, leaving.
+
+The words here are answered by the tracker that is asked, whoever leads.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import Callable
+from typing import Any
+
+from tracker_raft import commands
+from tracker_raft.commands import Operation
+from tracker_raft.config import NodeConfig
+from tracker_raft.errors import P2PError, UnknownOperation
+from tracker_raft.raft.engine import Role
+from tracker_raft.raft.intake import NOWHERE, Position, Reply
+from tracker_raft.raft.links import Links
+from tracker_raft.raft.replica import Replica
+
+log = logging.getLogger("tracker_raft.control")
+
+HAND_OVER_TIMEOUTS = 4.0
+"""An attempt to hand over is abandoned after this many election time-outs."""
+
+Answer = Callable[[Reply, Position], None]
+
+
+class Control:
+    """One tracker, as its operator sees it."""
+
+    def __init__(self, config: NodeConfig, boot: str, replica: Replica, links: Links) -> None:
+        self._config = config
+        self._boot = boot
+        self._replica = replica
+        self._links = links
+        self._started_s = time.monotonic()
+
+    def request(self, operation: Operation, answer: Answer) -> None:
+        """Answer once, now or later. Raises a refusal instead of answering it."""
+        match operation:
+            case commands.Ping():
+                answer({"ok": {}}, NOWHERE)
+            case commands.Status():
+                answer({"ok": self.status()}, NOWHERE)
+            case commands.TransferLeadership(to):
+
+                def done(leader: str | None, error: P2PError | None) -> None:
+                    reply = {"ok": {"leader": leader}} if error is None else error.to_wire()
+                    answer(reply, NOWHERE)
+
+                self._replica.hand_over(to, self._patience_s, done)
+            case _:
+                raise UnknownOperation(f"operation {operation.op!r} is not known here")
+
+    @property
+    def _patience_s(self) -> float:
+        return HAND_OVER_TIMEOUTS * self._config.timing.election_timeout_s
+
+    async def leave(self) -> None:
+        """Before this tracker stops: if it leads, let another one lead, as far as that works."""
+        left: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def done(leader: str | None, error: P2PError | None) -> None:
+            if not left.done():
+                left.set_result(None)
+
+        if self._replica.engine.role is not Role.LEADER or not self._links.connected:
+            return
+        try:
+            self._replica.hand_over(None, self._patience_s, done)
+        except P2PError as error:
+            log.info("not handed over: %s", error)
+            return
+        await asyncio.wait([left], timeout=2 * self._patience_s)
+
+    def status(self) -> dict[str, Any]:
+        """The reply to ``status``; ``docs/protocol.md`` lists the fields."""
+        config, replica, links = self._config, self._replica, self._links
+        status = replica.status()
+        own = next(m for m in config.members if m.node == config.node)
+        return {
+            "node": config.node,
+            "cluster": config.cluster,
+            "role": status.role,
+            "leader": status.leader,
+            "term": status.term,
+            "commit": status.commit,
+            "applied": status.applied,
+            "state_hash": status.state_hash,
+            "endpoint": str(config.client_advertised),
+            "raft": str(own.raft),
+            "pid": os.getpid(),
+            "boot": self._boot,
+            "uptime_s": round(time.monotonic() - self._started_s, 3),
+            "links": list(links.connected),
+            "refused": dict(links.refused),
+            "disk_full": status.disk_full,
+            "snapshot": status.snapshot,
+            "log_entries": status.log_entries,
+            "journal_syncs": status.journal_syncs,
+            "election_timeout_ms": round(status.election_timeout_s * 1000),
+            **replica.machine.counts(),
+        }
