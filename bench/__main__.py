@@ -11,6 +11,7 @@ from bench.download import download
 from bench.failover import failover
 from bench.overload import overload
 from bench.picker import picker
+from bench.reads import reads
 from bench.snapshot import snapshot
 from tracker_raft.terminal import Guarded
 
@@ -28,6 +29,7 @@ main.add_command(failover)
 main.add_command(download)
 main.add_command(overload)
 main.add_command(picker)
+main.add_command(reads)
 main.add_command(snapshot)
 
 if __name__ == "__main__":

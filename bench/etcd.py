@@ -22,7 +22,7 @@ from bench.namespaces import Network
 
 STATUS_S = 1.0
 TUNED = ("--heartbeat-interval", "5", "--election-timeout", "50")
-"""Milliseconds: the shortest that were stable, 10 and 50 times the round trip of a write."""
+"""Milliseconds: a twentieth of the defaults, ten heartbeats to a time-out as there."""
 
 
 def version() -> str | None:

@@ -29,6 +29,7 @@ import click
 from bench import etcd, faults, harness, namespaces, stock
 from bench.faults import Fault
 from bench.fleets import Fleet, OurFleet, keep_logs
+from bench.load import Generator, Writes, sessions
 from tracker_raft.errors import P2PError
 
 OURS, ETCD, ETCD_TUNED, STOCK = "tracker-raft", "etcd", "etcd 50/5", "pysyncobj"
@@ -96,8 +97,6 @@ def needs_network(kind: str) -> bool:
 
 def load(fleet: Fleet, seconds: float) -> dict[str, float]:
     """Elections while pipelined clients publish as fast as the trackers take it."""
-    from bench.load import Generator, Writes, sessions
-
     assert isinstance(fleet, OurFleet), "it speaks our protocol only"
     fleet.wait_ready()
     term = fleet.term()

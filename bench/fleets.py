@@ -218,6 +218,9 @@ class ProcessFleet(ABC):
         command = self.command(node, again)
         if self.network is not None:
             command = [*self.network.enter(node), *command]
+        if shutil.which("setpriv") is not None:
+            # They know nothing of us: without this they would outlive a bench that is killed.
+            command = ["setpriv", "--pdeathsig", "KILL", *command]
         with self._log(node).open("ab") as log:
             self._processes[node] = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log

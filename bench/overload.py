@@ -99,7 +99,9 @@ class Shop:
 @click.command()
 @click.option("--runs", default=3, show_default=True, type=click.IntRange(1))
 @click.option("--seconds", default=5.0, show_default=True, help="For each rate of each run.")
-@click.option("--deadline", "deadline_s", default=1.0, show_default=True, help="Seconds.")
+@click.option(
+    "--deadline", "deadline_s", default=1.0, show_default=True, help="Of a write, seconds."
+)
 @click.option("--connections", default=96, show_default=True, type=click.IntRange(1, 5000))
 @click.option("--under-way", default=1920, show_default=True, help="Writes in the closed loop.")
 @click.option("--nodes", default=3, show_default=True, help="Trackers.")

@@ -42,7 +42,7 @@ def test_without_a_name_the_benchmarks_are_listed() -> None:
     """Broken: nobody would find out what can be measured."""
     listed = bench()
     names = [line.split()[0] for line in listed.splitlines()]
-    assert names == ["download", "failover", "picker", "snapshot"]
+    assert names == ["download", "failover", "overload", "picker", "reads", "snapshot"]
 
 
 @pytest.mark.system
@@ -84,3 +84,26 @@ def test_the_cost_of_a_decision_is_measured(tmp_path: Path) -> None:
     result = result_of(tmp_path, "picker", "--gib", "1", "--peers", "5", "--runs", "1")
     assert result["figures"]["1 GiB"]["decision_us"]["median"] > 0
     assert result["figures"]["large_to_small"]["n"] == 1
+
+
+@pytest.mark.system
+def test_an_overload_is_measured(tmp_path: Path) -> None:
+    """Broken: a cluster that does less the more it is asked for would not be seen."""
+    arguments = ["overload", "--runs", "1", "--seconds", "0.2", "--connections", "6"]
+    result = result_of(tmp_path, *arguments, "--nodes", "1", "--under-way", "60")
+    names = ["closed loop", "0.5 x", "1 x", "2 x", "4 x"]
+    assert [sample["contender"] for sample in result["samples"]] == names
+    for name in names:
+        values = result["figures"][name]
+        assert values["goodput_per_s"]["median"] > 0 and 0 < values["of_peak"]["median"] <= 1
+        assert values["other_errors"]["median"] == 0, values
+
+
+@pytest.mark.system
+def test_reads_of_every_level_are_measured(tmp_path: Path) -> None:
+    """Broken: what freshness costs could not be had, or a read that failed would count."""
+    result = result_of(tmp_path, "reads", "--runs", "1", "--seconds", "0.1", "--connections", "2")
+    assert len(result["figures"]) == 6
+    for values in result["figures"].values():
+        assert values["reads_per_s"]["median"] > 0 and values["errors"]["median"] == 0
+        assert values["p50_us"]["median"] > 0

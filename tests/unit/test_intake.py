@@ -66,6 +66,37 @@ def test_what_is_over_a_limit_is_refused_and_not_taken_in(answers: Answers) -> N
     assert len(intake) == 1, "what was answered takes no place"
 
 
+def test_what_is_under_way_counts_wherever_it_is(answers: Answers) -> None:
+    """Broken: operations in the log and at the leader have no bound, and memory is gone by them."""
+    intake = Intake(pending_max=3, operation_bytes_max=10)
+    for name in ("in the log", "forwarded", "waits"):
+        intake.add(name.encode(), 9, answers.sink(name))
+        if name == "in the log":
+            number = intake.proposed(intake.take(10))
+        elif name == "forwarded":
+            intake.forwarded(intake.take(10), "n2")
+    with pytest.raises(Busy, match="3 operations are under way, limit 3"):
+        intake.add(b"more", 9, answers.sink("more"))
+    intake.committed(number, 7, ({"ok": {}},))
+    intake.add(b"more", 9, answers.sink("more"))
+
+
+def test_clients_are_refused_before_other_trackers_and_the_trackers_own(answers: Answers) -> None:
+    """Broken: the leader refuses what a colleague took in, or its load ends the leases of peers."""
+    intake = Intake(pending_max=5, operation_bytes_max=10)
+    intake.pace.limit = 2
+    for name in ("a", "b"):
+        intake.add(b"x", 9, answers.sink(name))
+    with pytest.raises(Busy):
+        intake.add(b"x", 9, answers.sink("c"))
+    intake.add(b"x", 9, answers.sink("of another"), remote=True)
+    intake.add(b"x", 9, answers.sink("renewals"), own=True)
+    intake.add(b"x", 9, answers.sink("of another"), remote=True)
+    with pytest.raises(Busy, match="5 operations are under way, limit 5"):
+        intake.add(b"x", 9, answers.sink("of another"), remote=True)
+    assert not answers.given
+
+
 def test_a_batch_is_as_many_as_fit_oldest_first(answers: Answers) -> None:
     """Broken: an entry over the limit that is never sent, or operations that overtake."""
     intake = filled(answers, "aaa", "bbb", "c", "ddddddddd")

@@ -52,13 +52,18 @@ class Pace:
     def refusal(self, most: int) -> Busy:
         """What one more is told while ``most`` are under way; the same object for a while."""
         self._refused += 1
+        if most != self.limit:
+            return self._make(most)
         if self._busy is None:
-            self._busy = Busy(
-                f"{self.under_way} operations are under way, limit {most} at "
-                f"{self.rate_per_s:.0f} a second; not run",
-                retry_after_s=self.retry_after_s(),
-            )
+            self._busy = self._make(most)
         return self._busy
+
+    def _make(self, most: int) -> Busy:
+        return Busy(
+            f"{self.under_way} operations are under way, limit {most} at "
+            f"{self.rate_per_s:.0f} a second; not run",
+            retry_after_s=self.retry_after_s(),
+        )
 
     def retry_after_s(self) -> float:
         returning = self.under_way + self._refused_per_s

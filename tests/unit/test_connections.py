@@ -1,0 +1,163 @@
+"""One turn of the loop handles so much of what clients sent, and nothing of the rest is lost."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from tracker_raft import commands, connections, wire
+from tracker_raft.config import MIB, PROTOCOL_VERSION, WireLimits
+from tracker_raft.connections import Answer, Connection, Turns
+
+REQUESTS = 500
+NOWHERE = (0, 0)
+WAIT_S = 20.0
+REFUSAL = wire.msgpack.packb({"error": "busy", "message": "later", "retry_after_ms": 250})[1:]
+
+
+class Host:
+    """A tracker that answers each request with what was asked for, when it is told to."""
+
+    def __init__(self, **limits: int) -> None:
+        self.loop: asyncio.AbstractEventLoop = asyncio.get_running_loop()
+        self.limits = WireLimits(**limits)
+        self.turns = Turns(self.loop)
+        self.connections: set[Connection] = set()
+        self.busy = False
+        self.held: list[tuple[wire.Message, Answer]] | None = None
+        self.most_held = 0
+
+    def hello(self) -> dict[str, Any]:
+        return {}
+
+    def refusal(self) -> bytes | None:
+        return REFUSAL if self.busy else None
+
+    def request(self, message: wire.Message, read_s: float, answer: Answer) -> None:
+        assert read_s <= self.loop.time()
+        if self.held is None:
+            answer({"ok": {"name": message["name"]}}, NOWHERE)
+        else:
+            self.held.append((message, answer))
+            self.most_held = max(self.most_held, len(self.held))
+
+
+class Client:
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader, self.writer = reader, writer
+
+    def send(self, *messages: dict[str, Any]) -> None:
+        self.writer.write(b"".join(wire.encode(message, MIB) for message in messages))
+
+    async def reply(self) -> wire.Message:
+        length = wire.frame_length(await self.reader.readexactly(4), MIB)
+        return wire.decode_body(await self.reader.readexactly(length))
+
+    async def replies(self, count: int) -> dict[int, wire.Message]:
+        return {reply["id"]: reply for reply in [await self.reply() for _ in range(count)]}
+
+
+def lookups(who: str) -> list[dict[str, Any]]:
+    return [
+        {"id": number, "op": "lookup", "name": f"{who}/{number}"}
+        for number in range(1, REQUESTS + 1)
+    ]
+
+
+def with_clients(count: int, host_limits: dict[str, int], story: Story) -> None:
+    async def run() -> None:
+        host = Host(**host_limits)
+        server = await host.loop.create_server(lambda: Connection(host), "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        clients = [Client(*await asyncio.open_connection("127.0.0.1", port)) for _ in range(count)]
+        for client in clients:
+            client.send({"id": 0, "op": "hello", "protocol": PROTOCOL_VERSION})
+            await client.reply()
+        await story(host, clients)
+        for client in clients:
+            client.writer.close()
+            await client.writer.wait_closed()
+        server.close()
+        await server.wait_closed()
+
+    asyncio.run(asyncio.wait_for(run(), WAIT_S))
+
+
+Story = Callable[[Host, list[Client]], Awaitable[None]]
+
+
+@pytest.mark.parametrize("turn_s", [0.0001, 10.0])
+def test_each_request_is_answered_however_short_a_turn_is(
+    turn_s: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Broken: what a turn has no time for is lost, or overwritten by what another client sent."""
+    monkeypatch.setattr(connections, "TURN_S", turn_s)
+
+    async def story(host: Host, clients: list[Client]) -> None:
+        for number, client in enumerate(clients):
+            client.send(*lookups(f"c{number}"))
+        for number, client in enumerate(clients):
+            replies = await client.replies(REQUESTS)
+            assert [replies[n]["ok"]["name"] for n in range(1, REQUESTS + 1)] == [
+                f"c{number}/{n}" for n in range(1, REQUESTS + 1)
+            ]
+
+    with_clients(8, {}, story)
+
+
+def test_a_connection_has_so_many_unanswered_requests_and_no_more() -> None:
+    """Broken: one client's pipeline fills the tracker's memory, or stands still for ever."""
+
+    async def story(host: Host, clients: list[Client]) -> None:
+        host.held = []
+        (client,) = clients
+        client.send(*lookups("a"))
+        got = 0
+        while got < REQUESTS:
+            while len(host.held) < min(16, REQUESTS - got):  # noqa: ASYNC110 nobody tells
+                await asyncio.sleep(0)
+            for message, answer in [host.held.pop() for _ in range(len(host.held))]:
+                answer({"ok": {"name": message["name"]}}, NOWHERE)
+                got += 1
+        assert len(await client.replies(REQUESTS)) == REQUESTS
+        assert host.most_held == 16
+
+    with_clients(1, {"requests_in_flight_max": 16}, story)
+
+
+def test_an_overloaded_tracker_refuses_writes_and_answers_the_rest() -> None:
+    """Broken: a refusal cannot be read, or reads are refused because the log is busy."""
+
+    async def story(host: Host, clients: list[Client]) -> None:
+        host.busy = True
+        (client,) = clients
+        publish = commands.Publish("a", bytes(32), 1, 1, 1 << 16).to_wire()
+        big = 2**40
+        client.send(
+            {"id": 3, **publish, "session": 1, "seq": 1, "low": 1},
+            {"id": big, "op": "open_session"},
+            {"id": 4, "op": "lookup", "name": "a"},
+            {"id": 5, "op": ["publish"], "name": "a"},
+        )
+        replies = await client.replies(4)
+        busy = {"error": "busy", "message": "later", "retry_after_ms": 250}
+        assert replies[3] == {"id": 3, **busy} and replies[big] == {"id": big, **busy}
+        assert "ok" in replies[4] and "ok" in replies[5]
+
+    with_clients(1, {}, story)
+
+
+def test_a_write_before_the_hello_is_not_told_busy() -> None:
+    """Broken: whoever speaks no version of the protocol is told to come back later."""
+
+    async def story(host: Host, clients: list[Client]) -> None:
+        host.busy = True
+        (client,) = clients
+        client.send({"id": -1, "op": "open_session"})
+        assert (await client.reply())["error"] == "bad_request"
+        assert await client.reader.read() == b""
+
+    with_clients(1, {}, story)
