@@ -14,7 +14,8 @@ How a call goes
    ``attempt_timeout_s``), or lost
    after sending
    a pooled connection found closed       once more at once on a fresh one; does not count
-   busy, no_leader, shutting_down         not run by this attempt; rests ``retry_after``; next
+   busy, no_leader, shutting_down         not run by this attempt; rests ``retry_after`` and up to
+                                          half as long again; next
    outcome_unknown                        may have run; next tracker: its reply table knows
    session_expired                        not run by this attempt. Anew in a new session (once) if
                                           no attempt before may have run, else OutcomeUnknown
@@ -69,6 +70,8 @@ LAST_ATTEMPT_S = 0.05
 """No further attempt begins with less time than this while "it did not happen" can be said: a
 write sent too late to be answered would only turn that into "unknown"."""
 SILENCE_DOUBLINGS_MAX = 6
+REST_JITTER = 0.5
+"""A tracker that asked for rest is left alone for up to this share longer."""
 _IN_SESSION = tuple(cls for cls in commands.WRITES if cls is not commands.OpenSession)
 
 
@@ -223,6 +226,8 @@ class Requester:
         if isinstance(error, Unavailable | OutcomeUnknown):
             call.note_declined(choice.address, error)
             rest_s = min(error.retry_after_s or 0.0, self._config.breaker_open_max_s)
+            # Many were told the same time to come back; they must not come all at once.
+            rest_s *= 1 + self._random.random() * REST_JITTER
             self.rotation.declined(choice, self._clock() + rest_s)
             return None
         if isinstance(error, Unsupported) and answer.get("id") == 0:
