@@ -36,7 +36,13 @@ class Host:
     def refusal(self) -> bytes | None:
         return REFUSAL if self.busy else None
 
-    def request(self, message: wire.Message, read_s: float, answer: Answer) -> None:
+    def lost(self, connection: Connection) -> None:
+        self.connections.discard(connection)
+
+    def request(
+        self, message: wire.Message, read_s: float, answer: Answer, connection: Connection
+    ) -> None:
+        assert connection in self.connections
         assert read_s <= self.loop.time()
         if self.held is None:
             answer({"ok": {"name": message["name"]}}, NOWHERE)
