@@ -60,7 +60,9 @@ class WireLimits:
     requests_in_flight_max: int = 1_024
     """Unanswered requests of one client connection; reading stops until some are answered."""
     intake_max: int = 20_000
-    """Operations waiting for the log on one tracker; beyond it ``busy``."""
+    """Operations under way on one tracker, at most; fewer if its log answers slowly."""
+    reads_max: int = 20_000
+    """Reads waiting on one tracker for a majority or for an entry; beyond it ``busy``."""
     hello_timeout_s: float = 5.0
     send_buffer_bytes_max: int = 8 * MIB
     """A client that does not read its replies is closed beyond this."""

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tracker_raft.commands import Level
+from tracker_raft.config import Address, Member, NodeConfig, WireLimits
 from tracker_raft.errors import P2PError, ShuttingDown
-from tracker_raft.raft.reads import AppliedWaiters, ReadBarrier, Waiter
+from tracker_raft.raft.reads import AppliedWaiters, ReadBarrier, Reads, Waiter
+
+HERE = Address("127.0.0.1", 1)
 
 
 class Asked:
@@ -174,3 +179,36 @@ def test_a_read_waits_until_its_index_is_applied_here() -> None:
     waiters.refuse_all(ShuttingDown("stops"))
     assert done[3:] == [("c", "shutting_down")]
     assert len(waiters) == 0
+
+
+def test_so_many_reads_may_wait_and_those_that_need_not_wait_are_never_refused() -> None:
+    """Broken: reads pile up in a tracker that is cut off, until its memory is gone."""
+    said: list[str] = []
+    applied = 5
+    members = tuple(Member(f"n{number}", HERE) for number in (1, 2, 3))
+    limits = WireLimits(reads_max=2)
+    config = NodeConfig("n1", Path("unused"), members, HERE, HERE, HERE, limits=limits)
+    reads = Reads(config, lambda: applied, lambda: None)
+
+    def done(error: P2PError | None) -> None:
+        said.append("ok" if error is None else error.code)
+
+    reads.read(Level.LINEARIZABLE, 0, 9.0, done)
+    reads.read(Level.SESSION, 7, 9.0, done)
+    assert said == []
+    reads.read(Level.LINEARIZABLE, 0, 9.0, done)
+    reads.read(Level.SESSION, 7, 9.0, done)
+    assert said == ["busy", "busy"]
+    reads.read(Level.SESSION, 5, 9.0, done)
+    reads.read(Level.LOCAL, 0, 9.0, done)
+    assert said[2:] == ["ok", "ok"]
+    applied = 7
+    reads.wake(1.0)
+    assert (said[4:], reads.under_way) == (["ok"], 1)
+    number = reads.barrier.begin_round(6, 1.0)
+    assert number is not None
+    reads.barrier.confirmed(number, "n2")
+    assert (said[5:], reads.under_way) == (["ok"], 0)
+    reads.read(Level.LINEARIZABLE, 0, 9.0, done)
+    reads.barrier.expire(9.0)
+    assert (said[6:], reads.under_way) == (["no_leader"], 0)

@@ -18,7 +18,11 @@ from functools import partial
 from heapq import heapify, heappop, heappush
 
 from tracker_raft.commands import Level
-from tracker_raft.errors import NoLeader, P2PError
+from tracker_raft.config import NodeConfig
+from tracker_raft.errors import Busy, NoLeader, P2PError
+
+READS_RETRY_S = 0.1
+"""One round among the trackers answers all reads that wait, so there is room soon or never."""
 
 Granted = Callable[[int | None, P2PError | None], None]
 """Called once: with the index to wait for, or with why there is none."""
@@ -193,11 +197,17 @@ class AppliedWaiters:
 class Reads:
     """All reads of one tracker that are not answered yet, at whatever level they were asked.
 
-    ``applied`` gives the index applied here; ``kick`` asks for a turn of the replica.
+    ``applied`` gives the index applied here; ``kick`` asks for a turn of the replica. No more than
+    ``limits.reads_max`` wait at a time: who comes then is told ``busy``.
     """
 
-    def __init__(self, members: int, applied: Callable[[], int], kick: Callable[[], None]) -> None:
-        self.barrier = ReadBarrier(members)
+    def __init__(
+        self, config: NodeConfig, applied: Callable[[], int], kick: Callable[[], None]
+    ) -> None:
+        self.barrier = ReadBarrier(len(config.members))
+        self.under_way = 0
+        """Reads that were asked and are not answered."""
+        self._most = config.limits.reads_max
         self._waiters = AppliedWaiters()
         self._applied = applied
         self._kick = kick
@@ -215,13 +225,23 @@ class Reads:
         """
         if self._refusal is not None:
             done(self._refusal)
-        elif level is Level.LOCAL:
+        elif level is Level.LOCAL or (level is Level.SESSION and self._applied() >= seen):
             done(None)
-        elif level is Level.SESSION:
-            self._when_applied(seen, deadline_s, done)
+        elif self.under_way >= self._most:
+            text = f"{self.under_way} reads wait already, limit {self._most}"
+            done(Busy(text, retry_after_s=READS_RETRY_S))
         else:
-            self.barrier.add(Waiter(deadline_s, partial(self._granted, deadline_s, done)))
-            self._kick()
+            self.under_way += 1
+            done = partial(self._answer, done)
+            if level is Level.SESSION:
+                self._when_applied(seen, deadline_s, done)
+            else:
+                self.barrier.add(Waiter(deadline_s, partial(self._granted, deadline_s, done)))
+                self._kick()
+
+    def _answer(self, done: ReadDone, error: P2PError | None) -> None:
+        self.under_way -= 1
+        done(error)
 
     def _granted(
         self, deadline_s: float, done: ReadDone, index: int | None, error: P2PError | None

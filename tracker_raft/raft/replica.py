@@ -88,7 +88,7 @@ class Replica:
             pending_max=config.limits.intake_max,
             operation_bytes_max=config.timing.entry_bytes_max // 2,
         )
-        self.reads = Reads(len(config.members), lambda: int(self.engine.raftLastApplied), self.kick)
+        self.reads = Reads(config, lambda: int(self.engine.raftLastApplied), self.kick)
         self._leading = False
         self._last_index_seen = 0
         self._closed = False
