@@ -12,7 +12,7 @@ from peer.demo import demo
 from peer.display import print_table, size
 from tracker_raft import cli as cluster_cli
 from tracker_raft.client import TrackerClient
-from tracker_raft.commands import FileRecord, PeerRecord, parse_content_hex, split_version
+from tracker_raft.commands import FileRecord, Level, PeerRecord, parse_content_hex, split_version
 from tracker_raft.terminal import (
     Guarded,
     emit_json,
@@ -21,6 +21,14 @@ from tracker_raft.terminal import (
 )
 
 PEERS_SHOWN_MAX = 200
+level_option = click.option(
+    "--level",
+    type=click.Choice([Level.LINEARIZABLE, Level.LOCAL]),
+    default=Level.LINEARIZABLE,
+    show_default=True,
+    callback=lambda context, option, value: Level(value),
+    help="local: what one tracker has, also when no majority of them is reachable.",
+)
 
 
 @click.group(
@@ -39,8 +47,9 @@ def main() -> None:
 @click.command(short_help="List what is published.")
 @click.argument("prefix", default="")
 @trackers_option
+@level_option
 @json_option
-def ls(prefix: str, trackers: str | None, as_json: bool) -> None:
+def ls(prefix: str, trackers: str | None, level: Level, as_json: bool) -> None:
     """List names that start with PREFIX, the newest version of each.
 
     \b
@@ -48,7 +57,7 @@ def ls(prefix: str, trackers: str | None, as_json: bool) -> None:
       p2p-cluster ls models/
     """
     with TrackerClient(resolve_trackers(trackers)) as client:
-        records = list(client.files(prefix))
+        records = list(client.files(prefix, level=level))
     if as_json:
         emit_json([_record_json(record) for record in records])
         return
@@ -62,8 +71,9 @@ def ls(prefix: str, trackers: str | None, as_json: bool) -> None:
 @click.command(short_help="Show who serves a file.")
 @click.argument("name_or_id", metavar="NAME|ID", callback=checked(check_name_or_id))
 @trackers_option
+@level_option
 @json_option
-def peers(name_or_id: str, trackers: str | None, as_json: bool) -> None:
+def peers(name_or_id: str, trackers: str | None, level: Level, as_json: bool) -> None:
     """Show the peers that serve NAME, complete ones first.
 
     \b
@@ -71,8 +81,9 @@ def peers(name_or_id: str, trackers: str | None, as_json: bool) -> None:
       p2p-cluster peers models/a
     """
     with TrackerClient(resolve_trackers(trackers)) as client:
-        content = parse_content_hex(name_or_id) or client.lookup(name_or_id).content
-        swarm = client.peers(content, limit=PEERS_SHOWN_MAX)
+        content = parse_content_hex(name_or_id)
+        content = content or client.lookup(name_or_id, level=level).content
+        swarm = client.peers(content, limit=PEERS_SHOWN_MAX, level=level)
     if as_json:
         rows = [record.to_wire() for record in swarm.peers]
         emit_json({"content": content, "total": swarm.total, "peers": rows})

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from tracker_raft.commands import FileRecord, PeerRecord
+from tracker_raft.commands import FileRecord, Level, PeerRecord
 from tracker_raft.errors import Conflict, NotFound, NoTracker
 
 
@@ -32,6 +32,8 @@ class FakeClient:
         self.leases: set[str] = set()
         self.away = False
         self.renewals = 0
+        self.levels: list[Level] = []
+        """Of each read, in order."""
         self.grant_s = 60.0
         self.on_peers: Callable[[], object] = lambda: None
 
@@ -60,8 +62,11 @@ class FakeClient:
             versions.append(record)
             return Published(record, True)
 
-    def lookup(self, name_or_content: str | bytes) -> FileRecord:
+    def lookup(
+        self, name_or_content: str | bytes, *, level: Level = Level.LINEARIZABLE
+    ) -> FileRecord:
         self._here()
+        self.levels.append(level)
         with self._lock:
             if isinstance(name_or_content, bytes):
                 for versions in self.records.values():
@@ -72,8 +77,9 @@ class FakeClient:
                 return versions[-1]
         raise NotFound(f"no file {name_or_content!r}")
 
-    def files(self, prefix: str = "") -> Iterator[FileRecord]:
+    def files(self, prefix: str = "", *, level: Level = Level.LINEARIZABLE) -> Iterator[FileRecord]:
         self._here()
+        self.levels.append(level)
         with self._lock:
             names = [name for name in sorted(self.records) if name.startswith(prefix)]
             return iter([self.records[name][-1] for name in names])
@@ -128,9 +134,11 @@ class FakeClient:
         *,
         limit: int = 50,
         skip: int = 0,
+        level: Level = Level.LOCAL,
         deadline_s: float | None = None,
     ) -> Swarm:
         self._here()
+        self.levels.append(level)
         self.on_peers()
         with self._lock:
             found = [record for _, record in sorted(self.swarms.get(content, {}).items())]

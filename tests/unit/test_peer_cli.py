@@ -17,6 +17,7 @@ from click.testing import CliRunner, Result
 from fake_client import FakeClient
 
 from peer import Peer, cli, display, node
+from tracker_raft.commands import Level
 
 TRACKERS = ["--trackers", "127.0.0.1:1"]
 Run = Callable[..., Result]
@@ -149,6 +150,16 @@ def test_ls_peers_and_rm(run: Run, shared: Peer) -> None:
     assert (told["content"], told["total"], told["peers"][0]["peer"]) == (content, 1, "one")
     assert run("rm", "models/a").stdout.startswith("removed models/a@v1  ")
     assert run("ls").stdout.splitlines() == ["name  version  size  content"]
+
+
+def test_ls_and_peers_ask_at_the_level_wanted(run: Run, shared: Peer, trackers: FakeClient) -> None:
+    """Broken: nobody can look at a cluster that has lost its majority."""
+    for word, calls in (("ls", 1), ("peers", 2)):
+        for options, level in (((), Level.LINEARIZABLE), (("--level", "local"), Level.LOCAL)):
+            trackers.levels.clear()
+            assert run(word, "models/a", *options).exit_code == 0
+            assert trackers.levels == [level] * calls
+    assert run("ls", "--level", "session").exit_code == 2, "one call has no session to continue"
 
 
 @pytest.mark.parametrize("word", ["share", "get", "ls", "peers", "rm", "downloads"])
