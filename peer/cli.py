@@ -23,8 +23,8 @@ from tracker_raft.terminal import (
 PEERS_SHOWN_MAX = 200
 level_option = click.option(
     "--level",
-    type=click.Choice([Level.LINEARIZABLE, Level.LOCAL]),
-    default=Level.LINEARIZABLE,
+    type=click.Choice([Level.LINEARIZABLE.value, Level.LOCAL.value]),
+    default=Level.LINEARIZABLE.value,
     show_default=True,
     callback=lambda context, option, value: Level(value),
     help="local: what one tracker has, also when no majority of them is reachable.",
