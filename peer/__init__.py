@@ -29,7 +29,8 @@ The rooms, in the order to read them:
   :mod:`peer.serving`: all of these together.
 * :mod:`peer.node`: puts it together: :class:`Peer`; :mod:`peer.reader`: a content as a file
   object; :mod:`peer.functions`: :func:`share`, :func:`fetch`, :func:`open`.
-* :mod:`peer.cli`: the commands; :mod:`peer.downloads`: which downloads run on this host.
+* :mod:`peer.cli`: the commands; :mod:`peer.downloads`: which downloads run on this host;
+  :mod:`peer.follow`: which version to have now.
 """
 
 from __future__ import annotations

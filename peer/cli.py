@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from peer.cli_checks import check_name_or_id, checked
+from peer.cli_follow import follow
 from peer.cli_transfer import downloads, get, json_option, share
 from peer.demo import demo
 from peer.display import print_table, size
@@ -123,5 +124,5 @@ def _record_json(record: FileRecord) -> dict[str, Any]:
     return record.to_wire()
 
 
-for _command in (share, get, downloads, ls, peers, rm, demo, *cluster_cli.COMMANDS):
+for _command in (share, get, follow, downloads, ls, peers, rm, demo, *cluster_cli.COMMANDS):
     main.add_command(_command)

@@ -162,7 +162,7 @@ def test_ls_and_peers_ask_at_the_level_wanted(run: Run, shared: Peer, trackers: 
     assert run("ls", "--level", "session").exit_code == 2, "one call has no session to continue"
 
 
-@pytest.mark.parametrize("word", ["share", "get", "ls", "peers", "rm", "downloads"])
+@pytest.mark.parametrize("word", ["share", "get", "follow", "ls", "peers", "rm", "downloads"])
 def test_help_shows_an_example(word: str) -> None:
     """Broken if --help leaves a beginner alone."""
     result = CliRunner().invoke(cli.main, [word, "--help"])

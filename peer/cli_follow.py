@@ -1,0 +1,114 @@
+"""``p2p-cluster follow``: have the newest version of a name, always."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from peer.cli_checks import check_seconds, checked
+from peer.cli_transfer import _make_peer, _shown, _tell_fetched, json_option, peer_options
+from peer.follow import Follow
+from peer.node import Peer
+from tracker_raft.client import TrackerClient
+from tracker_raft.commands import FileRecord, check_name
+from tracker_raft.errors import BadRequest, LocalError, P2PError
+from tracker_raft.terminal import (
+    emit_json,
+    error_text,
+    resolve_trackers,
+    sigterm_interrupts,
+    trackers_option,
+)
+
+TRACKERS_DEADLINE_S = 60.0
+"""Trackers that are all away for longer than this end it."""
+
+
+@click.command(short_help="Fetch a name, and each new version of it.")
+@click.argument("name", callback=checked(check_name))
+@click.option(
+    "-o",
+    "--output",
+    type=Path,
+    metavar="PATH",
+    help="Where to write it. Default: the last part of its name, here.",
+)
+@click.option("--seed", is_flag=True, help="Serve what was fetched, until the next version.")
+@click.option(
+    "--timeout",
+    "timeout_s",
+    type=click.FloatRange(min=0, min_open=True),
+    callback=checked(check_seconds),
+    default=30.0,
+    show_default=True,
+    metavar="S",
+    help="Give a fetch up after this many seconds without a byte, and try again.",
+)
+@peer_options
+@trackers_option
+@json_option
+def follow(
+    name: str,
+    output: Path | None,
+    seed: bool,
+    timeout_s: float,
+    trackers: str | None,
+    as_json: bool,
+    **settings: Any,
+) -> None:
+    """Fetch NAME, then each new version as soon as it is published, until Ctrl-C.
+
+    What is at PATH is replaced in one step when a version is complete: who opens it always finds
+    one whole version. Waits if NAME is not published yet. A fetch that fails is told and tried
+    again. When NAME is removed, what was fetched stays.
+
+    \b
+    Examples:
+      p2p-cluster follow models/a
+      p2p-cluster follow models/a -o /srv/model.bin --seed
+    """
+    with (
+        _make_peer(trackers, **settings) as peer,
+        TrackerClient(resolve_trackers(trackers)) as client,
+        sigterm_interrupts(),
+    ):
+        follower = Follow(client, name, deadline_s=TRACKERS_DEADLINE_S)
+        if not as_json:
+            click.echo(f"following {name}; Ctrl-C stops", err=True)
+        try:
+            for record in follower:
+                if _fetch(peer, record, output, seed, timeout_s, as_json):
+                    follower.fetched(record)
+        except KeyboardInterrupt:
+            if not as_json:
+                click.echo("stopping", err=True)
+
+
+def _fetch(
+    peer: Peer, record: FileRecord, output: Path | None, seed: bool, timeout_s: float, as_json: bool
+) -> bool:
+    """Whether it worked. Raises what trying again will not mend."""
+    try:
+        with _shown(record.versioned, as_json) as show:
+            fetched = peer.fetch(
+                record.versioned,
+                output,
+                update=True,
+                seed=seed,
+                progress=show,
+                timeout_s=timeout_s,
+            )
+    except (BadRequest, LocalError):
+        raise
+    except P2PError as error:
+        if as_json:
+            emit_json({"event": "failed", "name": record.versioned, "error": error.code})
+        else:
+            click.echo(f"{record.versioned}: {error_text(error)}; tries again", err=True)
+        return False
+    if as_json:
+        emit_json({"event": "version", **record.to_wire()})
+    _tell_fetched(fetched, peer.id, as_json)
+    return True
