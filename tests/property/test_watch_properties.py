@@ -10,7 +10,7 @@ from typing import Any
 
 import msgpack
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from machine_logs import LIMITS, NAMES, Logged, logs, run
 
@@ -85,6 +85,7 @@ def read_all(machine: TrackerMachine, prefix: str, place: Place, limit: int) -> 
         place = found[-1].next
 
 
+@settings(deadline=None)
 @given(logs(), prefixes, st.tuples(st.integers(0, 15), st.integers(0, 4)), st.integers(1, 3))
 def test_a_watch_tells_what_the_state_shows(
     log: list[Logged], prefix: str, place: Place, limit: int
@@ -102,6 +103,7 @@ def test_a_watch_tells_what_the_state_shows(
     assert [Change.from_wire(change.to_wire()) for change in wanted] == wanted
 
 
+@settings(deadline=None)
 @given(logs(), st.data())
 def test_any_replica_goes_on_with_a_watch_or_says_that_it_is_compacted(
     log: list[Logged], data: Any

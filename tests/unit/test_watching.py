@@ -219,6 +219,19 @@ def test_ten_thousand_are_answered_a_few_at_a_time() -> None:
     assert len(world.watches) == 0
 
 
+def test_who_is_to_be_answered_when_its_time_is_over_is_told_all_the_same() -> None:
+    """Broken: on a busy tracker a change is skipped, and the watcher goes on behind it."""
+    world = World(watches_per_connection_max=10**6)
+    for _ in range(ANSWERS_PER_TURN + 1):
+        world.watch()
+    world.publish("a")
+    world.loop.turn()
+
+    world.loop.reach(5)
+
+    assert world.names() == [["a"]] * (ANSWERS_PER_TURN + 1)
+
+
 def test_there_are_only_so_many() -> None:
     """Broken: one client takes the memory of a tracker, or all places of the others."""
     world = World(watches_max=5, watches_per_connection_max=3)
