@@ -352,11 +352,14 @@ def failover(
     unavailable = namespaces.why_unavailable() if any(map(needs_network, kinds)) else None
     if keep_logs is not None:
         keep_logs.mkdir(parents=True, exist_ok=True)
-    for kind in dict.fromkeys(kinds):
-        if needs_network(kind) and unavailable is not None:
-            result.absent[kind] = unavailable
-            continue
-        run_kind(kind, contenders if kind != LOAD else [OURS], settings, result)
+    try:
+        for kind in dict.fromkeys(kinds):
+            if needs_network(kind) and unavailable is not None:
+                result.absent[kind] = unavailable
+                continue
+            run_kind(kind, contenders if kind != LOAD else [OURS], settings, result)
+    except KeyboardInterrupt:
+        result.absent["the rest"] = "interrupted"
     result.figures = figures(result)
     harness.finish(result, lines(result), as_json=as_json, out=out)
 

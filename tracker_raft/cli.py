@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import click
 import platformdirs
 
+from tracker_raft.cli_leadership import transfer_leadership
 from tracker_raft.cli_node import node
 from tracker_raft.cli_verify import verify_word
 from tracker_raft.cli_watch import watch
@@ -346,6 +347,7 @@ COMMANDS: list[click.Command] = [
     resume,
     restart,
     logs,
+    transfer_leadership,
     node,
     verify_word,
     watch,

@@ -87,7 +87,7 @@ class RaftTiming:
     should have the same.
     """
 
-    election_timeout_s: float = 0.15
+    election_timeout_s: float = 0.16
     """A leader silent for this long is replaced, and one that hears no majority for this long
     stops leading. A tracker whose own loop is late waits longer (:mod:`~tracker_raft.raft.lag`)."""
     reconnect_min_s: float = 0.01
@@ -98,8 +98,8 @@ class RaftTiming:
 
     @property
     def heartbeat_s(self) -> float:
-        """Between two signs of life of an idle leader: four may be lost."""
-        return self.election_timeout_s / 5
+        """Between two signs of life of an idle leader: three may be late."""
+        return self.election_timeout_s / 4
 
     @property
     def stagger_s(self) -> float:

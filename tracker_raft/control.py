@@ -46,6 +46,8 @@ class Control:
                 answer({"ok": {}}, NOWHERE)
             case commands.Status():
                 answer({"ok": self.status()}, NOWHERE)
+            case commands.TransferLeadership(to) if to == self._config.node and self._leads:
+                answer({"ok": {"leader": to}}, NOWHERE)
             case commands.TransferLeadership(to):
 
                 def done(leader: str | None, error: P2PError | None) -> None:
@@ -55,6 +57,10 @@ class Control:
                 self._replica.hand_over(to, self._patience_s, done)
             case _:
                 raise UnknownOperation(f"operation {operation.op!r} is not known here")
+
+    @property
+    def _leads(self) -> bool:
+        return self._replica.engine.role is Role.LEADER
 
     @property
     def _patience_s(self) -> float:
@@ -68,7 +74,7 @@ class Control:
             if not left.done():
                 left.set_result(None)
 
-        if self._replica.engine.role is not Role.LEADER or not self._links.connected:
+        if not self._leads or not self._links.connected:
             return
         try:
             self._replica.hand_over(None, self._patience_s, done)

@@ -118,6 +118,8 @@ class SimCluster:
         self.timing = timing or RaftTiming()
         self.ids = ids
         self.network = Network(world)
+        self.handed_over_s = float("-inf")
+        """When a leader was last told to hand over."""
         self.nodes = {node: SimNode(self, node) for node in self.ids}
 
     def config(self, node: str) -> NodeConfig:

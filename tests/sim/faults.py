@@ -49,16 +49,19 @@ MIXED = {
     "full disk": 1,
     "clock rate": 1,
     "clock jump": 1,
+    "hand over": 3,
 }
 PROFILES: tuple[dict[str, int], ...] = (
     MIXED,
     {"cut": 8, "isolate": 3, "isolate leader": 3, "leader": 3, "break": 1, "slow net": 2},
+    {"cut": 6, "break": 6, "pause": 4, "slow disk": 2, "clock rate": 2, "hand over": 2},
     {"crash loop": 8, "cut": 6, "leader": 4, "isolate": 3},
     {"cut": 4, "isolate": 4, "kill": 4, "leader": 3, "power": 3},
     {"power": 4, "power all": 3, "slow disk": 3, "leader": 2, "break": 1},
 )
 """What goes wrong most: each seed has one of them."""
 CRASH_LOOP_S = 0.04
+HAND_OVER_S = 0.6
 
 
 def draw(
@@ -127,6 +130,13 @@ class Applier:
                     self.cluster.network.begin_cut(pair)
                     self._later(fault, self.cluster.network.heal, pair)
 
+    def _hand_over(self, leader: SimNode) -> None:
+        """As SIGTERM and ``transfer-leadership`` begin it."""
+        self.cluster.handed_over_s = self.world.now_s
+        if leader.process is not None and leader.replica is not None and len(self.cluster.ids) > 1:
+            hand_over = leader.replica.hand_over
+            leader.process.run(hand_over, None, HAND_OVER_S, lambda node, error: None)
+
     def _crash_loop(self, node: SimNode, end_s: float) -> None:
         """Killed and started again, over and over, as a supervisor would."""
         if self.healed or self.world.now_s >= end_s:
@@ -151,6 +161,9 @@ class Applier:
                     self._later(fault, each.start)
             case "crash loop":
                 self._crash_loop(node, self.world.now_s + fault.for_s)
+            case "hand over":
+                for each in self._leaders():
+                    self._hand_over(each)
             case "power":
                 node.power_loss()
                 self._later(fault, node.start)

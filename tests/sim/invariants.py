@@ -17,6 +17,7 @@ from typing import Any
 import msgpack
 
 from tests.sim.cluster import SimCluster
+from tests.sim.steadiness import Steadiness
 from tracker_raft.machine import TrackerMachine
 from tracker_raft.raft.engine import REGULAR, Role
 from tracker_raft.raft.journal import NO_OP
@@ -55,10 +56,13 @@ class Watch:
         self.reads: list[tuple[float, int, str]] = []
         """(asked at, index it reflects, what)."""
         self.elections = 0
+        self.steadiness = Steadiness(cluster)
         self._looked: dict[str, tuple[int, int, int]] = {}
         """(run, commit, applied) of each node when it was looked at last."""
 
     def look(self) -> None:
+        if problem := self.steadiness.look():
+            raise Violation(problem)
         for node in self.cluster.nodes.values():
             if node.replica is None or node.process is None or not node.process.alive:
                 continue

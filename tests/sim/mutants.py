@@ -19,6 +19,8 @@ from tracker_raft.errors import Damaged
 from tracker_raft.machine import TrackerMachine
 from tracker_raft.machine.sessions import SessionTable
 from tracker_raft.raft import filters, records, segments
+from tracker_raft.raft.ballots import Action, Here
+from tracker_raft.raft.election import Elections
 from tracker_raft.raft.engine import Engine, Member
 from tracker_raft.raft.filters import Message, Situation, Verdict
 from tracker_raft.raft.gate import Gate
@@ -168,6 +170,22 @@ def _reads_at_once(stack: ExitStack) -> None:
     stack.enter_context(patch.object(Reads, "_when_applied", at_once))
 
 
+def _not_sticky(stack: ExitStack) -> None:
+    """Who is asked judges at once, whether a leader is heard or not."""
+    genuine = Elections._judge_held
+
+    def at_once(self: Elections, here: Here, actions: list[Action]) -> None:
+        with patch.object(Elections, "believes", lambda *_: False):
+            genuine(self, here, actions)
+
+    stack.enter_context(patch.object(Elections, "_judge_held", at_once))
+
+
+def _disk_is_life(stack: ExitStack) -> None:
+    """Who waits for a disk is taken for dead."""
+    stack.enter_context(patch.object(Engine, "heard_from", lambda *_: None))
+
+
 def _stock(stack: ExitStack) -> None:
     """The library as published: no filter, no term on acks, nothing waits for a disk."""
 
@@ -209,6 +227,8 @@ MUTANTS: dict[str, Mutant] = {
     "compaction before the snapshot is durable (S6)": Mutant(_compacts_too_early),
     "no checksum (S7)": Mutant(_no_checksum, flips=True),
     "reply table dropped": Mutant(_replies_forgotten),
+    "no stickiness": Mutant(_not_sticky, weights={"cut": 8, "break": 2}),
+    "a slow disk is taken for death": Mutant(_disk_is_life, weights={"slow disk": 8}),
     "reads on the leader's word alone": Mutant(
         _reads_unconfirmed, weights={"isolate leader": 8, "pause": 4, "cut": 2}
     ),

@@ -33,6 +33,8 @@ CAUGHT_BY: dict[str, tuple[int, ...]] = {
     "compaction before the snapshot is durable (S6)": (1, 2, 5),
     "no checksum (S7)": (5, 6, 8),
     "reply table dropped": (0, 1, 5),
+    "no stickiness": (11,),
+    "a slow disk is taken for death": (0,),
     "reads on the leader's word alone": (1, 2, 11, 16),
     "reads before their index is applied": (2, 5, 8, 15),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 import threading
@@ -11,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from bench import failover, faults, harness
 from bench.failover import figures, histogram, lines
@@ -288,6 +290,25 @@ def test_a_turn_that_breaks_off_is_told(monkeypatch: pytest.MonkeyPatch) -> None
     assert list(result.absent) == [f"tracker-raft kill, turn {turn}" for turn in (1, 3, 5)]
     assert set(result.absent.values()) == {"broken off: not within 35 s"}
     assert len(result.samples) == 2 * failover.BLOCK, "given up after the third"
+
+
+def test_an_interrupted_run_keeps_what_it_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Broken: Ctrl-C after half an hour of faults would throw all of them away."""
+
+    def run_kind(kind: str, contenders: object, settings: object, result: harness.Result) -> None:
+        values = {"attached_ms": 1.0, "follower_ms": 1.0, "failed_calls": 0.0, "elections": 1.0}
+        result.samples.append(harness.Sample("tracker-raft kill", 1, values))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(failover, "run_kind", run_kind)
+    arguments = ["--kind", "kill", "--rival", "none", "--out", str(tmp_path)]
+    run = CliRunner().invoke(failover.failover, arguments)
+
+    assert run.exit_code == 0 and "the rest: absent, interrupted" in run.output
+    (kept,) = tmp_path.iterdir()
+    assert len(json.loads(kept.read_text(encoding="utf-8"))["samples"]) == 1
 
 
 def test_every_sample_is_in_one_bucket() -> None:

@@ -22,7 +22,7 @@ def test_a_loop_that_is_late_again_and_again_waits_longer_up_to_a_limit() -> Non
     lag = LoopLag(TIMEOUT_S)
     for turn in range(20):
         lag.observe(0.06, turn * 0.1)
-    assert lag.timeout_s(2.0) == pytest.approx(FLOOR_LAGS * 0.06, rel=0.1)
+    assert lag.timeout_s(2.0) == pytest.approx(FLOOR_LAGS * 0.06, rel=0.15)
     for turn in range(20):
         lag.observe(5.0, 2.0 + turn * 0.1)
     assert lag.timeout_s(4.0) == TIMEOUTS_MAX * TIMEOUT_S

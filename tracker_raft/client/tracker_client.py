@@ -31,6 +31,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Self, TypeVar
 
 from tracker_raft import commands
+from tracker_raft.client import leadership
 from tracker_raft.client.call import Reply
 from tracker_raft.client.deadline import Clock, Deadline
 from tracker_raft.client.requester import Requester
@@ -285,6 +286,14 @@ class TrackerClient:
         if tracker is None:
             return self.call(operation, deadline_s=deadline_s).body
         return self._requester.ask(_address(tracker), operation, self._deadline(deadline_s)).body
+
+    def transfer_leadership(self, to: str | None = None, *, deadline_s: float | None = None) -> str:
+        """Let tracker ``to`` lead, None: whoever is most up to date; the id of the new leader.
+
+        Raises :class:`BadRequest` for a node that is no other member, :class:`NoLeader` when
+        nobody leads, :class:`Unavailable` when it did not work: then the old one leads on.
+        """
+        return leadership.transfer(self._requester, to, self._deadline(deadline_s))
 
     def call(
         self,

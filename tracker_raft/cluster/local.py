@@ -21,6 +21,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from tracker_raft.client import TrackerClient
 from tracker_raft.cluster import ports, status
 from tracker_raft.cluster.launch import (
     NODE_COMMAND,
@@ -183,6 +184,14 @@ class Cluster:
                 said = "; ".join(map(str, reports))
                 raise LocalError(f"the cluster is not ready within {timeout_s} s: {said}")
             time.sleep(POLL_S)
+
+    def transfer_leadership(self, to: str | None = None) -> str:
+        """Let node ``to`` lead, None: whoever is most up to date; the id of the new leader.
+
+        Raises what :meth:`TrackerClient.transfer_leadership` does.
+        """
+        with TrackerClient(self.endpoints) as client:
+            return client.transfer_leadership(to)
 
     # -- faults and their ends --------------------------------------------------------------------
 

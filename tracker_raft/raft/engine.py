@@ -244,6 +244,11 @@ class Engine(SyncObj):  # type: ignore[misc]  # the library is untyped
             return float(self._SyncObj__newAppendEntriesTime)
         return math.inf
 
+    def outline(self, node: str) -> tuple[object, ...]:
+        """What a tick could act on after a message of ``node``."""
+        log = self._log.position, self.raftCommitIndex, self.matched(Member(node))
+        return self.role, self.leader, self.raftCurrentTerm, *log
+
     def matched(self, node: Member) -> int:
         """As the leader: index up to which the log of ``node`` is known to be the same."""
         return int(self._SyncObj__raftMatchIndex.get(node, 0))
@@ -317,6 +322,11 @@ class Engine(SyncObj):  # type: ignore[misc]  # the library is untyped
         if self.role is not Role.FOLLOWER:
             self._SyncObj__setState(Role.FOLLOWER.value)
             self._SyncObj__raftLeader = None
+
+    def heard_from(self, node: Member) -> None:
+        """As the leader: ``node`` follows, whatever its disk or the one here keeps waiting."""
+        if self.role is Role.LEADER:
+            self._SyncObj__lastResponseTime[node] = pysyncobj.syncobj.monotonicTime()
 
     def deliver(self, node: Member, message: Message) -> None:
         """Hand a filtered message to the library.

@@ -34,7 +34,7 @@ class HandOver:
         engine: Engine,
         members: Mapping[str, Member],
         lines: Lines,
-        send: Callable[[str, Message], None],
+        send: Callable[[Member, Message], object],
     ) -> None:
         self._engine = engine
         self._members = members
@@ -89,7 +89,9 @@ class HandOver:
         if level:
             self._told = level[0]
             log.info("hands over to %s", self._told)
-            self._send(self._told, {"type": "timeout_now", "term": engine.raftCurrentTerm})
+            self._send(
+                self._members[self._told], {"type": "timeout_now", "term": engine.raftCurrentTerm}
+            )
 
     def _abandon(self, why: str) -> None:
         whom = self._target or "another tracker"

@@ -94,6 +94,7 @@ class Inbox:
                     deliver, verdict = filters.heartbeat(message, here), filters.DROP
             case "next_node_idx" if deliver is not None:
                 if not waited and self._gate.must_wait(node, deliver, self._journal.durable_index):
+                    engine.heard_from(self._members[node])
                     deliver = None
                 else:
                     deliver = self._flights.current(node, deliver)
@@ -108,7 +109,9 @@ class Inbox:
         if deliver is not None:
             engine.deliver(self._members[node], deliver)
             if deliver["type"] == "append_entries":
-                self._watch.heard(deliver)
+                self._watch.heard(
+                    node, deliver, waits=self._journal.durable < self._journal.position
+                )
         if verdict.answer is not None:
             self._answer(node, verdict.answer)
 

@@ -109,7 +109,7 @@ class Replica:
         )
         self._colleagues = self._make_colleagues()
         self._watch = self._make_watch()
-        self._hand_over = HandOver(self.engine, self._nodes, links, self._send)
+        self._hand_over = HandOver(self.engine, self._nodes, links, self._outbox.send)
         self._inbox = self._make_inbox()
         self.kick()
 
@@ -343,9 +343,6 @@ class Replica:
 
     # -- what the keeper of snapshots asks ---------------------------------------------------------
 
-    def _send(self, node: str, message: Message) -> None:
-        self._outbox.send(self._nodes[node], message)
-
     @property
     def term(self) -> int:
         return int(self.engine.raftCurrentTerm)
@@ -394,5 +391,10 @@ class Replica:
 
     def link_message(self, node: str, message: Message) -> None:
         """One message of a member; one that makes no sense costs it the link."""
+        before = self.engine.outline(node)
         self._turns.guarded(self._inbox.received, node, message)
-        self.kick()
+        if filters.is_routine(message) and before == self.engine.outline(node):
+            self._outbox.hand_out(self.journal.position)  # a sign of life: answered without a turn
+            self._outbox.release(self.journal.durable)
+        else:
+            self.kick()

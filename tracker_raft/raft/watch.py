@@ -8,6 +8,7 @@ ours; a vote request is the library's, let through when the policy says so.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable
 from functools import partial
 
@@ -49,6 +50,7 @@ class LeaderWatch:
         self._lag = lag
         self._kick = kick
         self._closed = False
+        self._told_alive_s = -math.inf
         self._role = engine.role
         self._elections = Elections(node, len(members) + 1, stagger_s, self._here())
         self.reason = "none since this process started"
@@ -124,10 +126,16 @@ class LeaderWatch:
 
     # -- what members say --------------------------------------------------------------------------
 
-    def heard(self, message: Message) -> None:
-        """An append of the leader was taken in."""
-        if message["term"] == self._engine.raftCurrentTerm:
-            self._elections.heard(self._here())
+    def heard(self, leader: str, message: Message, *, waits: bool) -> None:
+        """An append of the leader was taken in. ``waits``: the answer waits for the disk here, and
+        the leader is told meanwhile that somebody follows."""
+        if message["term"] != self._engine.raftCurrentTerm:
+            return
+        here = self._here()
+        self._elections.heard(here)
+        if waits and here.now_s >= self._told_alive_s + here.timeout_s / 4:
+            self._told_alive_s = here.now_s
+            self._lines.send(leader, {"type": "alive", "term": here.term})
 
     def vote_asked(self, node: str, message: Message) -> None:
         """A vote request, as the filters let it through."""
@@ -159,6 +167,9 @@ class LeaderWatch:
                     _number(message, "term"),
                     self._here(),
                 )
+            case "alive":
+                if _number(message, "term") == self._engine.raftCurrentTerm:
+                    self._engine.heard_from(self._members[node])
             case "term_hint":
                 if self._engine.role is Role.LEADER:
                     log.info("%s has seen term %d already", node, _number(message, "term"))
