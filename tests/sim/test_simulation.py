@@ -35,7 +35,7 @@ CAUGHT_BY: dict[str, tuple[int, ...]] = {
     "no stickiness": (11,),
     "a slow disk is taken for death": (0,),
     "reads on the leader's word alone": (1, 2, 11, 16),
-    "reads before their index is applied": (2, 5, 8, 15),
+    "reads before their index is applied": (121, 180),
 }
 """Seeds that caught each mutant when it was hunted."""
 FOUND = [1, 1034]
