@@ -7,11 +7,12 @@ import os
 import signal
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import click
 
-from tracker_raft.config import Address, Member, NodeConfig
+from tracker_raft.config import Address, Member, NodeConfig, RaftTiming
 from tracker_raft.errors import BadRequest
 
 ORPHAN_GRACE_S = 5.0
@@ -81,6 +82,17 @@ LOG_LEVELS = ("debug", "info", "warning", "error")
     help="Listen on other addresses than loopback; nobody is authenticated.",
 )
 @click.option(
+    "--election-timeout",
+    "election_timeout_ms",
+    type=float,
+    default=RaftTiming().election_timeout_s * 1000,
+    show_default=True,
+    envvar="P2P_NODE_ELECTION_TIMEOUT",
+    metavar="MS",
+    help="A leader silent for this long is replaced. The same on all trackers; well above the "
+    "round trip between them and a sync of their disks together.",
+)
+@click.option(
     "--log-level",
     type=click.Choice(LOG_LEVELS),
     default="info",
@@ -98,6 +110,7 @@ def node(
     advertise: str | None,
     cluster: str,
     insecure: bool,
+    election_timeout_ms: float,
     log_level: str,
     parent_pipe: int | None,
 ) -> None:
@@ -125,6 +138,7 @@ def node(
         config = node_config(
             node, data_dir, listen, raft_listen, members, advertise, cluster, insecure
         )
+        config = replace(config, timing=RaftTiming(election_timeout_s=election_timeout_ms / 1000))
     except BadRequest as error:
         raise click.UsageError(str(error)) from None
     logging.basicConfig(

@@ -109,8 +109,8 @@ class RaftTiming:
     def __post_init__(self) -> None:
         if not ELECTION_TIMEOUT_MIN_S <= self.election_timeout_s <= ELECTION_TIMEOUT_MAX_S:
             raise BadRequest(
-                f"election time-out of {self.election_timeout_s} s: expected "
-                f"{ELECTION_TIMEOUT_MIN_S} to {ELECTION_TIMEOUT_MAX_S} s"
+                f"election time-out of {self.election_timeout_s * 1000:g} ms: expected "
+                f"{ELECTION_TIMEOUT_MIN_S * 1000:g} to {ELECTION_TIMEOUT_MAX_S * 1000:g} ms"
             )
         if not 0 < self.reconnect_min_s <= self.reconnect_max_s:
             raise BadRequest(

@@ -221,9 +221,6 @@ MUTANTS: dict[str, Mutant] = {
     "no sync before a promise (S4)": Mutant(
         _no_sync, weights={"power": 6, "power all": 4, "slow disk": 3, "leader": 2}
     ),
-    "vote not persisted": Mutant(
-        _vote_forgotten, weights={"crash loop": 8, "cut": 6, "leader": 4, "isolate": 3}
-    ),
     "compaction before the snapshot is durable (S6)": Mutant(_compacts_too_early),
     "no checksum (S7)": Mutant(_no_checksum, flips=True),
     "reply table dropped": Mutant(_replies_forgotten),
@@ -238,6 +235,9 @@ MUTANTS: dict[str, Mutant] = {
 :mod:`tests.sim.stale_acknowledgements`."""
 
 NO_TERM = Mutant(_no_term)
+VOTE_FORGOTTEN = Mutant(_vote_forgotten)
+"""Two candidates of one term are rare since there are pre-votes: a story of its own as well, in
+:mod:`tests.sim.test_elections`."""
 
 
 @contextmanager

@@ -14,6 +14,7 @@ import pytest
 
 from tests.sim.cluster import SimCluster, SimNode
 from tests.sim.invariants import Watch
+from tests.sim.mutants import VOTE_FORGOTTEN, mutated
 from tests.sim.run import library_globals
 from tests.sim.workload import SimClient
 from tests.sim.world import World
@@ -247,6 +248,34 @@ def test_a_member_of_a_higher_term_is_taken_back_by_the_same_leader() -> None:
         lost = come_back_from_the_future(it)
         found = it.until(lambda: lost.replica is not None and lost.replica.leader is not None, 1.0)
         assert not found, "it is not the hint that brings it back"
+
+
+def votes_of_one_term(seed: int) -> list[str | None]:
+    """Whom n3 votes for in term 50 when n1 asks, and when n2 asks after n3 was killed."""
+    with scene(seed) as it:
+        it.begin()
+        voter, votes = it.cluster.nodes["n3"], []
+        for other in ("n1", "n2"):  # they speak through the test alone
+            it.cluster.nodes[other].kill()
+        for candidate in ("n1", "n2"):
+            ask = {"type": "request_vote", "term": 50, "forced": True}
+            ask |= {"last_log_term": 49, "last_log_index": 10_000}
+            assert voter.process is not None and voter.replica is not None
+            voter.process.run(voter.replica.link_message, candidate, ask)
+            it.wait(0.005)
+            assert voter.replica.engine.raftCurrentTerm == 50
+            votes.append(voter.replica.engine.voted_for)
+            voter.kill()
+            voter.start()
+            it.wait(0.005)
+        return votes
+
+
+def test_a_vote_survives_the_process_that_gave_it() -> None:
+    """Broken: a restarted node votes a second time in one term, and two lead it."""
+    assert votes_of_one_term(1) == ["n1", "n1"]
+    with mutated(VOTE_FORGOTTEN):
+        assert votes_of_one_term(1) == ["n1", "n2"], "the story does not get to the point"
 
 
 # -- handing over ----------------------------------------------------------------------------------

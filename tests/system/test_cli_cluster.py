@@ -28,7 +28,10 @@ from tracker_raft.errors import BadRequest, LocalError, NotFound
 pytestmark = [pytest.mark.system, pytest.mark.usefixtures("own_machine")]
 
 Command = Callable[..., "subprocess.CompletedProcess[str]"]
-WORDS = ("up", "status", "down", "kill", "pause", "resume", "restart", "logs", "node")
+WORDS = (
+    *("up", "status", "down", "kill", "pause", "resume", "restart", "logs", "node"),
+    "transfer-leadership",
+)
 STATUS_KEYS = [
     *("id", "role", "pid", "endpoint", "raft", "term", "commit", "applied", "state_hash"),
     *("alive", "paused", "reachable"),
@@ -220,10 +223,19 @@ def test_the_life_of_a_detached_cluster(p2p: Command, detached: dict[str, Any]) 
 
     assert p2p("pause", follower).stdout == f"paused {follower} (pid {pids[follower]})\n"
     assert "paused" in p2p("status").stdout
+    alone = p2p("transfer-leadership", "--to", follower)
+    assert alone.returncode == 1 and f"not handed over to {follower}" in alone.stderr
     assert p2p("resume", follower).stdout == f"resumed {follower} (pid {pids[follower]})\n"
 
+    assert p2p("transfer-leadership", "--to", follower).stdout == f"{follower} leads\n"
+    assert json.loads(p2p("transfer-leadership", "--to", leader, "--json").stdout) == {
+        "leader": leader
+    }
+    usage = p2p("transfer-leadership", "--to", "n9")
+    assert usage.returncode == 2 and "the other members are" in usage.stderr
+
     killed = p2p("kill", "leader").stdout
-    leader = killed.split()[1]  # it may have moved while a follower was paused
+    assert killed.split()[1] == leader
     assert killed == f"killed {leader} (pid {pids[leader]})\n"
     up_of_two = p2p("up", 3, "--data-dir", detached["data_dir"])
     assert up_of_two.returncode == 1
