@@ -35,7 +35,7 @@ wire_log = logging.getLogger("tracker_raft.wire")
 
 RECEIVE_BYTES = 64 * 1024
 TURN_S = 0.01
-"""A fifth of a heartbeat's period."""
+"""A quarter of a heartbeat's period."""
 WRITE_WORDS = tuple(cls.op for cls in commands.WRITES)
 """A tuple: what a client sent as its word may be anything, and need not be hashable."""
 WIRE_DEBUG = bool(os.environ.get("P2P_WIRE_DEBUG"))

@@ -59,6 +59,23 @@ def test_a_disk_that_got_slower_is_noticed_once_somebody_is_refused() -> None:
     assert pace.rate_per_s == pytest.approx(5_000, rel=0.05)
 
 
+def test_a_time_without_a_leader_is_one_slow_window() -> None:
+    """Broken: after each failover a busy cluster sends its clients away for seconds."""
+    pace, now_s = settled(1_000)
+    for _ in range(pace.limit):
+        pace.taken()
+    before = pace.rate_per_s
+    for _ in range(10):
+        now_s += WINDOW_S
+        pace.refusal(pace.limit)
+        pace.turn(now_s)
+    assert pace.rate_per_s == before and pace.retry_after_s() < 2 * QUEUE_S
+    for _ in range(500):
+        pace.answered(logged=True)
+    pace.turn(now_s + WINDOW_S)
+    assert before / 2 <= pace.rate_per_s < before
+
+
 def test_only_what_the_log_answered_counts_for_the_rate() -> None:
     """Broken: a tracker without a leader takes its own refusals for work done."""
     pace = Pace(20_000)

@@ -7,6 +7,9 @@ the log answered lately. Whoever is refused is told so at once, which costs a te
 
 The rate is counted in windows. A faster window counts whatever the load was; a slower one only if
 somebody was refused in it, for otherwise it says how much was asked and not how much can be done.
+While there is no answer at all (no leader, or one long sync) the window goes on until there is: so
+a failover counts as one slow window and not as a log that has come to a halt.
+
 Whoever is refused may come back when all that is under way now, and all that was refused in the
 last second and will come back as well, could have been answered.
 """
@@ -76,12 +79,15 @@ class Pace:
         elapsed_s = now_s - self._begun_s
         if elapsed_s < WINDOW_S:
             return
+        self._refused_per_s = self._refused / elapsed_s
+        self._busy = None
+        if self.under_way and not self._logged:
+            return
         measured_per_s = self._logged / elapsed_s
         if measured_per_s > self.rate_per_s or self._refused:
             self.rate_per_s = max(1.0, (self.rate_per_s + measured_per_s) / 2)
-        self._refused_per_s = self._refused / elapsed_s
         self.limit = self._new_limit()
-        self._begun_s, self._logged, self._refused, self._busy = now_s, 0, 0, None
+        self._begun_s, self._logged, self._refused = now_s, 0, 0
 
     def _new_limit(self) -> int:
         return min(self._most, max(LEAST, round(self.rate_per_s * QUEUE_S)))
