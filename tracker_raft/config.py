@@ -87,7 +87,7 @@ class RaftTiming:
     should have the same.
     """
 
-    election_timeout_s: float = 0.16
+    election_timeout_s: float = 0.2
     """A leader silent for this long is replaced, and one that hears no majority for this long
     stops leading. A tracker whose own loop is late waits longer (:mod:`~tracker_raft.raft.lag`)."""
     reconnect_min_s: float = 0.01

@@ -23,7 +23,7 @@ from tracker_raft.raft.election import Elections
 from tracker_raft.raft.engine import Role
 
 SEEDS = range(4)
-T_S = 0.16
+T_S = 0.2
 """The election time-out."""
 
 
@@ -158,7 +158,7 @@ def test_slow_disks_depose_nobody(seed: int) -> None:
         steady(it, leader, elections)
 
 
-@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("seed", [*range(8), 29])  # 29: the second follower's log ends elsewhere
 @pytest.mark.parametrize("nodes", [3, 5])
 def test_a_killed_leader_is_replaced_in_milliseconds(seed: int, nodes: int) -> None:
     """Broken: a kill costs a time-out: split votes, or a voter that knew too little too early."""
@@ -167,7 +167,7 @@ def test_a_killed_leader_is_replaced_in_milliseconds(seed: int, nodes: int) -> N
         began_s = it.world.now_s
         old.kill()
         assert it.until(lambda: it.leader() is not None)
-        assert it.world.now_s - began_s < T_S / 2, f"{(it.world.now_s - began_s) * 1e3:.0f} ms"
+        assert it.world.now_s - began_s < T_S / 5, f"{(it.world.now_s - began_s) * 1e3:.0f} ms"
 
 
 @pytest.mark.parametrize("seed", range(8))

@@ -11,13 +11,14 @@ from engine_driver import Member, acknowledgement
 
 from tracker_raft.config import WireLimits
 from tracker_raft.entries import pack_operation
-from tracker_raft.errors import BadRequest, UnknownOperation
+from tracker_raft.errors import BadRequest, NoLeader, UnknownOperation
 from tracker_raft.raft.colleagues import Colleagues, check_forwarded
 from tracker_raft.raft.filters import Message
 from tracker_raft.raft.intake import Intake
 from tracker_raft.raft.reads import ReadBarrier, Waiter
 
 OPEN = pack_operation(0, 0, 0, {"op": "open_session"})
+LEADERLESS_S = 0.4
 
 
 class Lines:
@@ -61,6 +62,7 @@ class Office:
             self.barrier,
             self.lines,
             WireLimits(),
+            leaderless_s=LEADERLESS_S,
             now=lambda: self.now_s,
             kick=lambda: None,
         )
@@ -190,6 +192,33 @@ def test_a_follower_told_to_wait_does_not_ask_at_once_again(office: Office) -> N
     office.colleagues.ask_leader("n2", 1000)
     assert len(office.lines.sent) == 2
     assert answers == []
+
+
+def test_what_waits_where_no_leader_is_reachable_is_given_back_after_a_while(
+    office: Office,
+) -> None:
+    """Broken: clients of a tracker that is cut off wait there though another one could serve."""
+    told: list[Any] = []
+    office.intake.add(OPEN, 200.0, lambda reply, at: told.append(reply["error"]))
+    office.barrier.add(Waiter(200.0, lambda index, error: told.append(type(error))))
+    office.colleagues.ask_leader(None, 1000)
+    office.now_s += LEADERLESS_S * 0.9
+    office.colleagues.ask_leader(None, 1000)
+    assert told == []
+    office.now_s += LEADERLESS_S * 0.2
+    office.colleagues.ask_leader(None, 1000)
+    assert told == ["no_leader", NoLeader]
+
+
+def test_what_a_lost_leader_was_given_is_given_back_as_unknown(office: Office) -> None:
+    """Broken: "not run" is said of an operation that a lost leader may have logged."""
+    told: list[Any] = []
+    office.intake.add(OPEN, 200.0, lambda reply, at: told.append(reply["error"]))
+    office.colleagues.ask_leader("n2", 1000)
+    office.colleagues.ask_leader(None, 1000)
+    office.now_s += LEADERLESS_S * 1.1
+    office.colleagues.ask_leader(None, 1000)
+    assert told == ["outcome_unknown"]
 
 
 def test_a_read_at_a_node_that_does_not_lead_is_sent_back(office: Office) -> None:

@@ -54,7 +54,10 @@ def check_forwarded(packed: object) -> None:
 
 
 class Colleagues:
-    """This tracker's side of those conversations. ``kick`` asks for a turn of the replica."""
+    """This tracker's side of those conversations. ``kick`` asks for a turn of the replica.
+
+    ``leaderless_s``: what waits for a leader is given back when there was none for so long.
+    """
 
     def __init__(
         self,
@@ -64,6 +67,7 @@ class Colleagues:
         lines: Lines,
         limits: WireLimits,
         *,
+        leaderless_s: float,
         now: Callable[[], float],
         kick: Callable[[], None],
     ) -> None:
@@ -75,6 +79,8 @@ class Colleagues:
         self._now = now
         self._kick = kick
         self._ask_from_s = 0.0
+        self._leaderless_max_s = leaderless_s
+        self._leaderless_from_s: float | None = None
         self._handlers: dict[str, Callable[[str, Message], None]] = {
             "forward": self._on_forward,
             "forwarded": self._on_forwarded,
@@ -106,7 +112,11 @@ class Colleagues:
         self._intake.leader_is(leader)
         self._barrier.leader_is(leader)
         now_s = self._now()
-        if leader is None or now_s < self._ask_from_s:
+        if leader is None:
+            self._without_leader(now_s)
+            return
+        self._leaderless_from_s = None
+        if now_s < self._ask_from_s:
             return
         while batch := self._intake.take(batch_bytes_max):
             left_s = max(pending.deadline_s for pending in batch) - now_s
@@ -120,6 +130,15 @@ class Colleagues:
         if len(self._barrier):
             number = self._barrier.ask_leader(leader)
             self._lines.send(leader, {"type": "read", "number": number})
+
+    def _without_leader(self, now_s: float) -> None:
+        """An election takes less than ``leaderless_s``. Beyond that this tracker is cut off, or
+        there is no majority: its clients are to try their luck elsewhere."""
+        if self._leaderless_from_s is None:
+            self._leaderless_from_s = now_s
+        elif now_s >= self._leaderless_from_s + self._leaderless_max_s:
+            self._intake.give_back()
+            self._barrier.give_back()
 
     def ask_term(self, members: tuple[str, ...], round_after_s: float) -> None:
         """As the leader: have the term confirmed for the reads that wait here.

@@ -130,6 +130,9 @@ class Elections:
         self._due_s = here.now_s if members == 1 else self._grace_until_s
         self._ranked = False
         """The place in the order of standing is counted in ``_due_s``."""
+        self._silent = False
+        """The leader was silent for too long once: only its own word can undo that, not a time-out
+        that has grown meanwhile."""
         self._gone: str | None = None
         """A leader whose process is proved gone."""
         self._forced = False
@@ -148,7 +151,7 @@ class Elections:
         self._due_s, self._ranked = here.now_s + here.timeout_s, False
         self._grace_until_s = -math.inf
         self._gone = self._round = self._favourite = None
-        self._forced = False
+        self._forced = self._silent = False
 
     def leader_gone(self, leader: str, here: Here) -> None:
         """The process of the leader this node follows is proved gone."""
@@ -219,11 +222,10 @@ class Elections:
         """Whether this node takes it that there is a live leader, itself perhaps."""
         if here.leads or here.now_s < self._grace_until_s:
             return True
-        return (
-            here.leader is not None
-            and here.leader != self._gone
-            and here.now_s < self._heard_s + here.timeout_s
-        )
+        return here.leader not in (None, self._gone) and not self._is_silent(here)
+
+    def _is_silent(self, here: Here) -> bool:
+        return self._silent or here.now_s >= self._heard_s + here.timeout_s
 
     def deadline_s(self, here: Here) -> float:
         """When :meth:`step` has something to do although nothing happens."""
@@ -242,6 +244,7 @@ class Elections:
     def step(self, here: Here) -> list[Action]:
         """What is to be done now."""
         actions, self._answers = self._answers, []
+        self._silent = self._is_silent(here)
         observe, self._observe = self._observe > here.term and self._observe, 0
         forced, self._forced = self._forced, False
         if observe:

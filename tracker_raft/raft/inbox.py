@@ -108,12 +108,20 @@ class Inbox:
                 deliver = None
         if deliver is not None:
             engine.deliver(self._members[node], deliver)
+            if deliver["type"] == "next_node_idx" and deliver["reset"]:
+                self._go_on_from(deliver["next_node_idx"])
             if deliver["type"] == "append_entries":
                 self._watch.heard(
                     node, deliver, waits=self._journal.durable < self._journal.position
                 )
         if verdict.answer is not None:
             self._answer(node, verdict.answer)
+
+    def _go_on_from(self, index: int) -> None:
+        """A follower asks to go on from ``index``: now, and not with the next sign of life, unless
+        it is a snapshot that it needs."""
+        if index > self._journal.first_index:
+            self._engine.send_now()
 
     def _answer(self, node: str, answer: Message) -> None:
         if filters.is_raft(answer):

@@ -175,6 +175,17 @@ class Intake:
         for pending in [p for p in self._waiting if p.remote]:
             pending.refuse(NoLeader("this tracker does not lead; not run"))
 
+    def give_back(self) -> None:
+        """No leader is reachable from here for some time; others may reach one. What waits goes
+        back to its clients, who know the others."""
+        for pending in list(self._waiting):
+            if pending.handed_on or pending.unknown:
+                pending.refuse(
+                    OutcomeUnknown("the leader was lost and none is reachable from here")
+                )
+            else:
+                pending.refuse(NoLeader("no leader is reachable from here; not run"))
+
     # -- forwarded to the leader -----------------------------------------------------------------
 
     def forwarded(self, batch: Batch, leader: str) -> int:

@@ -10,13 +10,13 @@ is not a busy one. Several do.
 
 from __future__ import annotations
 
-FLOOR_LAGS = 4.0
+FLOOR_LAGS = 3.0
 """The time-out is at least this many of the worst recent lags."""
-TIMEOUTS_MAX = 2.0
+TIMEOUTS_MAX = 1.5
 """The floor raises a time-out to this many times its setting at most."""
-SHARE = 0.3
+SHARE = 0.2
 """So much of what a lag is above the recent ones is taken over."""
-HALF_LIFE_S = 2.0
+HALF_LIFE_S = 1.0
 """After this long without another, a lag counts half."""
 NEGLIGIBLE_S = 0.002
 

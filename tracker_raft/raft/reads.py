@@ -109,6 +109,12 @@ class ReadBarrier:
                 waiter.answer(None, NoLeader("this tracker does not lead any more"))
         self._waiting = [waiter for waiter in self._waiting if not waiter.answered]
 
+    def give_back(self) -> None:
+        """No leader is reachable from here for some time: what waits is answered so."""
+        waiting, self._waiting = self._waiting, []
+        for waiter in waiting:
+            waiter.answer(None, NoLeader("no leader is reachable from here"))
+
     # -- on a follower ---------------------------------------------------------------------------
 
     def ask_leader(self, leader: str) -> int:

@@ -120,6 +120,7 @@ class Replica:
             self.reads.barrier,
             self.links,
             self.config.limits,
+            leaderless_s=2 * self.config.timing.election_timeout_s,
             now=self._scheduler.time,
             kick=self.kick,
         )
@@ -275,11 +276,7 @@ class Replica:
         if self.engine.leads and not self._leading:
             self._leading = True
             self._proposer.begin(now_s)
-            log.info(
-                "leads term %d from entry %d on",
-                self.engine.raftCurrentTerm,
-                self.engine.raftLastApplied,
-            )
+            log.info("leads term %d from entry %d on", self.term, self.engine.raftLastApplied)
             self.kick()
         elif self._leading:
             self._proposer.pass_time(now_s)
