@@ -36,8 +36,9 @@ wire_log = logging.getLogger("tracker_raft.wire")
 
 RECEIVE_BYTES = 64 * 1024
 TURN_S = 0.01
-"""A quarter of a heartbeat's period, of CPU time: by the clock on the wall, a process that shares its
-processor would find its turn over with nothing done, and read only what is too old to matter."""
+"""A quarter of a heartbeat's period, of CPU time: by the clock on the wall, a process that shares
+its processor would find its turn over with nothing done, and read only what is too old to matter.
+"""
 LOOK_EVERY = 8
 """Requests between two looks at that clock, which is a system call."""
 WRITE_WORDS = tuple(cls.op for cls in commands.WRITES)
