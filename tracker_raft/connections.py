@@ -48,7 +48,7 @@ WIRE_DEBUG = bool(os.environ.get("P2P_WIRE_DEBUG"))
 Answer = Callable[[Reply, Position], None]
 
 
-class Turns:
+class TurnBudget:
     """What the connections of one tracker share: the time of a turn, and a buffer to read into."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -98,7 +98,7 @@ class Host(Protocol):
 
     loop: asyncio.AbstractEventLoop
     limits: WireLimits
-    turns: Turns
+    turns: TurnBudget
     connections: set[Connection]
 
     def hello(self) -> dict[str, Any]: ...

@@ -21,7 +21,7 @@ import msgpack
 from tracker_raft import commands, wire
 from tracker_raft.commands import INTEGER_MAX, Level, Operation, check_int
 from tracker_raft.config import PROTOCOL_VERSION, NodeConfig
-from tracker_raft.connections import Answer, Connection, Turns
+from tracker_raft.connections import Answer, Connection, TurnBudget
 from tracker_raft.entries import pack_operation
 from tracker_raft.errors import (
     BadRequest,
@@ -88,7 +88,7 @@ class Server:
         self.limits = config.limits
         self.loop = asyncio.get_running_loop()
         self.connections: set[Connection] = set()
-        self.turns = Turns(self.loop)
+        self.turns = TurnBudget(self.loop)
         self._busy: Busy | None = None
         self._busy_packed = b""
         self._replica = replica

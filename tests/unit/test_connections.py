@@ -10,7 +10,7 @@ import pytest
 
 from tracker_raft import commands, connections, wire
 from tracker_raft.config import MIB, PROTOCOL_VERSION, WireLimits
-from tracker_raft.connections import Answer, Connection, Turns
+from tracker_raft.connections import Answer, Connection, TurnBudget
 
 REQUESTS = 500
 NOWHERE = (0, 0)
@@ -24,7 +24,7 @@ class Host:
     def __init__(self, **limits: int) -> None:
         self.loop: asyncio.AbstractEventLoop = asyncio.get_running_loop()
         self.limits = WireLimits(**limits)
-        self.turns = Turns(self.loop)
+        self.turns = TurnBudget(self.loop)
         self.connections: set[Connection] = set()
         self.busy = False
         self.held: list[tuple[wire.Message, Answer]] | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from engine_driver import Line, Member, acknowledgement, append
 from tracker_raft.errors import BadRequest, NoLeader, P2PError, Unavailable
 from tracker_raft.raft.engine import Role
 from tracker_raft.raft.handover import HandOver
+
+HEARTBEAT_S = 5.0
 
 
 class Lines:
@@ -27,12 +30,12 @@ class Case:
         self.member = Member(directory, line=Line())
         self.lines: Any = Lines()
         self.hand_over = HandOver(
-            self.member.engine, self.member.nodes, self.lines, self.member.line.send
+            self.member.engine, self.member.nodes, self.lines, self.member.line.send, HEARTBEAT_S
         )
         self.told: list[tuple[str | None, P2PError | None]] = []
         self.term = self.member.lead()
 
-    def begin(self, target: str | None = None, deadline_s: float = 10.0) -> None:
+    def begin(self, target: str | None = None, deadline_s: float = 1e9) -> None:
         self.hand_over.begin(
             target, deadline_s, lambda leader, why: self.told.append((leader, why))
         )
@@ -41,8 +44,9 @@ class Case:
         self.member.filtered(node, acknowledgement(self.term, index + 1))
         self.member.engine.doTick(0)
 
-    def step(self, now_s: float = 0.0) -> list[str]:
+    def step(self, now_s: float | None = None) -> list[str]:
         """Whom it told to stand."""
+        now_s = time.monotonic() if now_s is None else now_s
         self.member.line.sent.clear()
         self.hand_over.step(now_s)
         return [to for to, message in self.member.line.sent if message["type"] == "timeout_now"]
@@ -67,6 +71,15 @@ def test_the_target_is_told_when_it_has_all_and_all_is_committed(case: Case) -> 
     assert case.step() == ["n3"]
     assert case.step() == [], "once"
     assert case.told == []
+
+
+def test_a_member_that_stands_still_is_not_told(case: Case) -> None:
+    """Broken: it stands when it wakes up, long after the attempt was abandoned."""
+    case.begin("n3")
+    case.acknowledged("n2", 2)
+    case.acknowledged("n3", 2)
+    assert case.step(time.monotonic() + 4 * HEARTBEAT_S) == []
+    assert case.step() == ["n3"]
 
 
 def test_it_is_done_when_another_leader_is_heard(case: Case) -> None:

@@ -328,6 +328,10 @@ class Engine(SyncObj):  # type: ignore[misc]  # the library is untyped
         if self.role is Role.LEADER:
             self._SyncObj__lastResponseTime[node] = pysyncobj.syncobj.monotonicTime()
 
+    def heard_s(self, node: Member) -> float:
+        """As the leader: the monotonic time when ``node`` was last heard."""
+        return float(self._SyncObj__lastResponseTime.get(node, 0.0))
+
     def deliver(self, node: Member, message: Message) -> None:
         """Hand a filtered message to the library.
 

@@ -22,6 +22,10 @@ from tracker_raft.raft.seams import Lines, Message
 
 log = logging.getLogger("tracker_raft.handover")
 
+HEARTBEATS_FRESH = 3.0
+"""A successor was heard within so many signs of life: one that stands still would be told now, and
+stand when it wakes up, long after the attempt was abandoned."""
+
 Done = Callable[[str | None, P2PError | None], None]
 """Called once: with the new leader, or with why the attempt was abandoned."""
 
@@ -35,11 +39,13 @@ class HandOver:
         members: Mapping[str, Member],
         lines: Lines,
         send: Callable[[Member, Message], object],
+        heartbeat_s: float,
     ) -> None:
         self._engine = engine
         self._members = members
         self._lines = lines
         self._send = send
+        self._fresh_s = HEARTBEATS_FRESH * heartbeat_s
         self._target: str | None = None
         self._deadline_s = 0.0
         self._told: str | None = None
@@ -78,16 +84,19 @@ class HandOver:
         elif now_s >= self._deadline_s:
             self._abandon("no other member caught up and was elected in time; this one leads on")
         elif self._told is None and engine.raftCommitIndex == engine.last_log[1]:
-            self._tell()
+            self._tell(now_s)
 
-    def _tell(self) -> None:
+    def _tell(self, now_s: float) -> None:
         engine = self._engine
-        linked = [node for node in self._lines.connected if node in self._members]
-        if self._target is not None:
-            linked = [node for node in linked if node == self._target]
-        level = [n for n in linked if engine.matched(self._members[n]) == engine.last_log[1]]
-        if level:
-            self._told = level[0]
+        for node in self._lines.connected:
+            member = self._members.get(node)
+            if member is None or self._target not in (None, node):
+                continue
+            fresh = engine.heard_s(member) > now_s - self._fresh_s
+            if fresh and engine.matched(member) == engine.last_log[1]:
+                self._told = node
+                break
+        if self._told is not None:
             log.info("hands over to %s", self._told)
             self._send(
                 self._members[self._told], {"type": "timeout_now", "term": engine.raftCurrentTerm}

@@ -109,7 +109,9 @@ class Replica:
         )
         self._colleagues = self._make_colleagues()
         self._watch = self._make_watch()
-        self._hand_over = HandOver(self.engine, self._nodes, links, self._outbox.send)
+        self._hand_over = HandOver(
+            self.engine, self._nodes, links, self._outbox.send, config.timing.heartbeat_s
+        )
         self._inbox = self._make_inbox()
         self.kick()
 
