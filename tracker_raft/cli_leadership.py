@@ -9,27 +9,21 @@ import click
 from tracker_raft.client import TrackerClient
 from tracker_raft.cluster import Cluster
 from tracker_raft.errors import BadRequest, NotFound
-from tracker_raft.terminal import APP, emit_json, last_cluster
+from tracker_raft.terminal import emit_json, resolve_trackers, trackers_option
 
 
 @click.command("transfer-leadership", short_help="Let another tracker lead.")
 @click.option("--to", metavar="NODE", help="Who is to lead. Default: whoever is most up to date.")
-@click.option(
-    "--tracker",
-    "trackers",
-    multiple=True,
-    metavar="HOST:PORT",
-    help="A tracker of the cluster; once for each. Default: those of --data-dir.",
-)
+@trackers_option
 @click.option(
     "--data-dir",
     type=Path,
     metavar="DIR",
-    help="The directory of the cluster. Default: the cluster last brought up.",
+    help="The directory of the cluster, in place of --trackers.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, for a script.")
 def transfer_leadership(
-    to: str | None, trackers: tuple[str, ...], data_dir: Path | None, as_json: bool
+    to: str | None, trackers: str | None, data_dir: Path | None, as_json: bool
 ) -> None:
     """Let another tracker lead, without a failed call: what arrives meanwhile waits for it.
 
@@ -38,10 +32,10 @@ def transfer_leadership(
     \b
     Examples:
       p2p-cluster transfer-leadership
-      p2p-cluster transfer-leadership --to n2 --tracker tracker-1:7000
+      p2p-cluster transfer-leadership --to n2 --trackers tracker-1:7000
     """
     try:
-        with TrackerClient(trackers or _endpoints(data_dir)) as client:
+        with TrackerClient(_endpoints(trackers, data_dir)) as client:
             leader = client.transfer_leadership(to)
     except BadRequest as error:
         raise click.UsageError(str(error)) from None
@@ -51,14 +45,10 @@ def transfer_leadership(
         click.echo(f"{leader} leads")
 
 
-def _endpoints(data_dir: Path | None) -> list[str]:
-    directory = data_dir or last_cluster()
-    if directory is None:
-        raise click.UsageError(
-            f"no cluster was brought up on this machine yet: name a tracker with --tracker, or "
-            f"bring one up with '{APP} up 3'"
-        )
+def _endpoints(trackers: str | None, data_dir: Path | None) -> list[str]:
+    if data_dir is None:
+        return resolve_trackers(trackers)
     try:
-        return Cluster.attach(directory).endpoints
+        return Cluster.attach(data_dir).endpoints
     except NotFound as error:
         raise click.UsageError(str(error)) from None
