@@ -27,7 +27,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 
-from tracker_raft import wire
+from tracker_raft import sockets, wire
 from tracker_raft.client.deadline import Deadline
 from tracker_raft.config import PROTOCOL_VERSION, Address, ClientConfig
 from tracker_raft.errors import BadRequest
@@ -79,7 +79,7 @@ def dial(address: Address, deadline: Deadline) -> socket.socket:
         try:
             sock.settimeout(left_s)
             sock.connect(target)
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            sockets.prompt(sock)
             return sock
         except TimeoutError:
             problem = "accepted no connection in time"

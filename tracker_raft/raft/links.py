@@ -17,12 +17,11 @@ import asyncio
 import contextlib
 import logging
 import random
-import socket
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from typing import Any, Protocol
 
-from tracker_raft import wire
+from tracker_raft import sockets, wire
 from tracker_raft.config import Address, NodeConfig
 from tracker_raft.errors import BadRequest, LocalError, P2PError
 from tracker_raft.raft.election import Reconnect
@@ -70,7 +69,7 @@ class Link(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
-        transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sockets.prompt(transport.get_extra_info("socket"))
         limits = self.links.config.limits
         self._timer = self.links.loop.call_later(limits.hello_timeout_s, self.close, "no hello")
         if self.expected is not None:

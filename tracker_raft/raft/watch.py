@@ -82,6 +82,7 @@ class LeaderWatch:
                     self._ask_all(request)
                 case ballots.Answer(node, number, granted):
                     term = self._engine.raftCurrentTerm
+                    log.info("would%s vote for %s", "" if granted else " not", node)
                     answer = {"type": "pre_voted", "round": number, "granted": granted}
                     self._lines.send(node, {**answer, "term": term})
                 case ballots.LetVote(node, message):
