@@ -37,6 +37,9 @@ PROBE_TIMEOUT_S = 0.25
 HELLO_BYTES_MAX = 4096
 """The first frame; whoever has not said hello is not given room for more."""
 REASON_MAX = 500
+ROUTINE = frozenset({"append_entries", "next_node_idx", "ping"})
+"""Either answered at once, or not urgent: their segments are acknowledged as the kernel likes."""
+SHORT_BYTES = 1024
 STRANGERS_MAX = 64
 """Accepted connections that have not said hello yet; more are closed at once."""
 
@@ -83,8 +86,10 @@ class Link(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self.heard_s = self.links.loop.time()
+        routine = True
         try:
             for message in self._decoder.feed(data):
+                routine = routine and message.get("type") in ROUTINE
                 if message.get("type") == "refused":
                     self._refused(str(message.get("reason"))[:REASON_MAX])
                 elif self.hello is None:
@@ -97,6 +102,8 @@ class Link(asyncio.Protocol):
                     return
         except P2PError as error:
             self.close(str(error))
+        if not routine and len(data) <= SHORT_BYTES and self._transport is not None:
+            sockets.acknowledge_now(self._transport.get_extra_info("socket"))
 
     def _heard(self, node: str, message: Message) -> None:
         if self.links.refused:  # only now it is known that the other side linked as well
