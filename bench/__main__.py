@@ -11,6 +11,7 @@ from bench.download import download
 from bench.failover import failover
 from bench.picker import picker
 from bench.snapshot import snapshot
+from bench.swarm import swarm
 from tracker_raft.terminal import Guarded
 
 
@@ -27,6 +28,7 @@ main.add_command(failover)
 main.add_command(download)
 main.add_command(picker)
 main.add_command(snapshot)
+main.add_command(swarm)
 
 if __name__ == "__main__":
     main(prog_name="python -m bench")

@@ -99,7 +99,9 @@ class Contacts(Generic[Connection]):
         limits = self._limits
         doublings = min(contact.failures - 1, 16)
         longest_s = min(limits.retry_max_s, limits.retry_min_s * 2**doublings)
-        contact.retry_at_s = now_s + longest_s * self._random.uniform(0.5, 1.0)
+        # Whoever was let go has a later time already: that its connection broke is our doing.
+        retry_at_s = now_s + longest_s * self._random.uniform(0.5, 1.0)
+        contact.retry_at_s = max(contact.retry_at_s, retry_at_s)
 
     def delivered(self, contact: Contact[Connection]) -> None:
         """A connection brought something: what went wrong before is forgiven."""

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from peer.choice import PeerChoice
+from peer.choice import Candidate, PeerChoice
 from peer.contacts import FRUITLESS_MAX, Contact, Contacts
 from peer.limits import PeerLimits
 from peer.link import Lost
@@ -69,9 +69,9 @@ class Crew:
                 self._start(contact, known)
         if now_s >= self._rechoose_at_s:
             self._rechoose_at_s = now_s + self._limits.rechoose_s
-            waiting = any(not one.connected and one.rate_bytes_s is None for one in candidates)
+            waiting = [one for one in candidates if not one.connected]
             if waiting and places <= 0:
-                self._make_room(now_s)
+                self._make_room(waiting, now_s)
 
     def wake(self) -> None:
         """Let connections that wait look again."""
@@ -153,12 +153,13 @@ class Crew:
         contact.live.add(source)
         self._threads[source] = thread
 
-    def _make_room(self, now_s: float) -> None:
-        """Let the slowest peer go, for one that was not tried."""
+    def _make_room(self, waiting: Sequence[Candidate], now_s: float) -> None:
+        """Let a peer go, for one of those ``waiting``."""
         connected = [one for one in self._contacts if one.live]
         for contact in connected:
             self._measure(contact, now_s)
-        released = self._choice.release([self._contacts.candidate(one) for one in connected])
+        held = [self._contacts.candidate(one) for one in connected]
+        released = self._choice.release(held, waiting)
         if released is not None:
             contact = self._contacts[released]
             self._contacts.rest(contact, now_s)

@@ -42,7 +42,7 @@ def test_without_a_name_the_benchmarks_are_listed() -> None:
     """Broken: nobody would find out what can be measured."""
     listed = bench()
     names = [line.split()[0] for line in listed.splitlines()]
-    assert names == ["download", "failover", "picker", "snapshot"]
+    assert names == ["download", "failover", "picker", "snapshot", "swarm"]
 
 
 @pytest.mark.system
