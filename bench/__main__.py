@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import click
 
+from bench.choice import choice
 from bench.download import download
 from bench.failover import failover
 from bench.picker import picker
@@ -24,6 +25,7 @@ def main(context: click.Context) -> None:
             click.echo(f"{name:10}  {command.get_short_help_str(limit=80)}")
 
 
+main.add_command(choice)
 main.add_command(failover)
 main.add_command(download)
 main.add_command(picker)

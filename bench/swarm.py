@@ -189,7 +189,7 @@ def fitted(name: str, peers: int, pieces: int, piece_kib: int, choice: str) -> S
 @click.option("--piece-kib", default=4096, show_default=True, type=click.IntRange(16, 4096))
 @click.option("--seed", default=1, show_default=True, help="The first one.")
 @click.option("--runs", default=1, show_default=True, type=click.IntRange(1), help="Seeds each.")
-@click.option("--choice", default="rate", show_default=True, type=click.Choice([*CHOICES]))
+@click.option("--choice", default="learning", show_default=True, type=click.Choice([*CHOICES]))
 @harness.common_options
 def swarm(
     peers: tuple[int, ...],

@@ -76,7 +76,7 @@ class Scenario:
     """Who broke off comes back after this time, with what it had; None: never."""
     degrading: Degrading = Degrading()
     limits: PeerLimits = field(default_factory=PeerLimits)
-    choice: str = "rate"
+    choice: str = "learning"
     limit_s: float = 3600.0
     """A run that is not over by then is said to be stuck."""
 

@@ -30,7 +30,7 @@ CONTENT = bytes(32)
 CHOICES: dict[str, Callable[[random.Random], PeerChoice]] = {
     "turn": lambda chance: RoundRobin(),
     "rate": ByRate,
-    "bandit": Learning,
+    "learning": Learning,
 }
 
 
