@@ -5,9 +5,9 @@ the requests ahead grow with its rate), so the choice is about places: a downloa
 ``fetch_peers_max`` of them.
 
 * :class:`RoundRobin`, the baseline: everybody in turn, whatever he was good for.
-* :class:`ByRate`, the default: who delivered fast is likely to be chosen again, and a part of all
+* :class:`ByRate`: who delivered fast is likely to be chosen again, and a part of all
   places goes to peers that were never tried, or else nobody would learn that they are faster.
-* :class:`Learning`, a bandit: each peer is an arm, each round shows what those connected deliver,
+* :class:`Learning`, the default, a bandit: each peer is an arm, each round shows what those connected deliver,
   and what was seen fades, because peers get slower and faster.
 
 All keep who is connected until :meth:`PeerChoice.release`, and all go by zone through

@@ -24,7 +24,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from peer.choice import ByRate, NearFirst, PeerChoice
+from peer.choice import Learning, NearFirst, PeerChoice
 from peer.contacts import Contacts
 from peer.crew import Crew
 from peer.destination import FreeBytes, check_destination, free_bytes
@@ -86,7 +86,7 @@ class Download:
 
         ``progress`` is called in the thread of :meth:`run`, about ten times a second.
         ``sequential``: fetch from the start on. ``zone``: peers with the same label come first.
-        ``choice``: who gets a place, None is by rate. ``seeder`` serves what is there meanwhile
+        ``choice``: who gets a place, None is the one that learns. ``seeder`` serves what is there meanwhile
         and ``lease`` tells of it; with ``seed`` both go on after the download is done.
         """
         self.content = content
@@ -109,7 +109,7 @@ class Download:
         self._crew = Crew(
             self,
             Contacts(own_peer, zone, self._limits, self._random),
-            NearFirst(choice or ByRate(self._random), self._limits.far_peers_min),
+            NearFirst(choice or Learning(self._random), self._limits.far_peers_min),
             self._limits,
             own_peer,
             self._fail,
