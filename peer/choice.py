@@ -5,10 +5,10 @@ the requests ahead grow with its rate), so the choice is about places: a downloa
 ``fetch_peers_max`` of them.
 
 * :class:`RoundRobin`, the baseline: everybody in turn, whatever he was good for.
-* :class:`ByRate`: who delivered fast is likely to be chosen again, and a part of all
-  places goes to peers that were never tried, or else nobody would learn that they are faster.
-* :class:`Learning`, the default, a bandit: each peer is an arm, each round shows what those connected deliver,
-  and what was seen fades, because peers get slower and faster.
+* :class:`ByRate`: who delivered fast is likely to be chosen again, and a part of all places goes
+  to peers that were never tried, or else nobody would learn that they are faster.
+* :class:`Learning`, the default, a bandit: each peer is an arm, each round shows what those
+  connected deliver, and what was seen fades, because peers get slower and faster.
 
 All keep who is connected until :meth:`PeerChoice.release`, and all go by zone through
 :class:`NearFirst`. Which one is best was measured: docs/fetching.md, "Which peer to ask".

@@ -86,7 +86,7 @@ class Download:
 
         ``progress`` is called in the thread of :meth:`run`, about ten times a second.
         ``sequential``: fetch from the start on. ``zone``: peers with the same label come first.
-        ``choice``: who gets a place, None is the one that learns. ``seeder`` serves what is there meanwhile
+        ``choice``: who gets a place, None: it learns. ``seeder`` serves what is there meanwhile
         and ``lease`` tells of it; with ``seed`` both go on after the download is done.
         """
         self.content = content
