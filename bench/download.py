@@ -29,11 +29,14 @@ import click
 from bench import harness, swarms
 from bench.children import End, receive
 from bench.harness import MIB
+from bench.memory import WarmMemory
 from bench.swarms import RIVAL, SHAPES, Shape
 from tracker_raft.cluster import Cluster
 
 LIMITS = ("copy", "verified")
 NAME = "bench/download"
+EXTRA_BYTES = 1024 * MIB
+"""Memory that is kept warm beyond the files of a run: what the processes themselves use."""
 KEYS = (
     "mb_per_s",
     "sender_cpu_s_per_gib",
@@ -47,15 +50,16 @@ KEYS = (
 Measured = dict[str, Callable[[], dict[str, float]]]
 
 
-def limits(stack: ExitStack, folder: Path, source: Path, size: int) -> Measured:
+def limits(stack: ExitStack, folder: Path, source: Path, size: int, memory: WarmMemory) -> Measured:
     """The two limits of this machine; their sender is started on ``stack``."""
     out = folder / "limit.bin"
     raw = stack.enter_context(End("serve", str(source)))
     port = str(raw.said["port"])
 
     def run(shape: str) -> dict[str, float]:
-        values = receive(raw, out, size, shape, port, str(size), str(out))
-        out.unlink()
+        with memory.lend():
+            values = receive(raw, out, size, shape, port, str(size), str(out))
+            out.unlink()
         return values
 
     return {name: partial(run, name) for name in LIMITS}
@@ -67,14 +71,15 @@ def measure_shape(
     """All rounds of one shape; contenders are named ``peer 1to4`` and so on."""
     shape = Shape.parse(name)
     with ExitStack() as stack:
-        measured: Measured = limits(stack, folder, source, size) if name == "1to1" else {}
+        memory = stack.enter_context(WarmMemory(size * shape.fetchers + EXTRA_BYTES))
+        measured: Measured = limits(stack, folder, source, size, memory) if name == "1to1" else {}
         contenders = [swarms.ours(stack, folder, source, shape, f"{NAME}/{name}", trackers)]
         if with_rival:
             rival_folder = folder / f"rival-{name}"
             rival_folder.mkdir()
             contenders.append(swarms.rival(stack, rival_folder, source, shape))
         for one in contenders:
-            measured[f"{one.name} {name}"] = partial(swarms.run, one, source, size)
+            measured[f"{one.name} {name}"] = partial(swarms.run, one, source, size, memory)
         return harness.alternate(runs, measured, harness.progress)
 
 

@@ -16,6 +16,7 @@ from typing import Any
 
 from bench import harness
 from bench.children import End
+from bench.memory import WarmMemory
 
 RIVAL = "libtorrent"
 RIVAL_MODULE = "bench.rival_libtorrent"
@@ -100,28 +101,29 @@ def rival(stack: ExitStack, folder: Path, source: Path, shape: Shape) -> Contend
     )
 
 
-def run(contender: Contender, source: Path, size: int) -> dict[str, float]:
+def run(contender: Contender, source: Path, size: int, memory: WarmMemory) -> dict[str, float]:
     """One counted run; every copy is compared in the end, and removed."""
-    for out in contender.outputs:
-        harness.warm(out, size)
     sent_before = contender.sent([])
-    with ExitStack() as stack:
-        ends = [
-            stack.enter_context(contender.fetcher(number))
-            for number in range(len(contender.outputs))
-        ]
-        everybody = [*contender.seeders, *ends]
-        cpu_before = [end.cpu_s() for end in everybody]
-        ports = [end.said.get("port", 0) for end in everybody]
-        for number, end in enumerate(ends, len(contender.seeders)):
-            end.tell(ports[:number])  # each is told of those before it
-        said = [end.hear() for end in ends]
-        cpu_s = [end.cpu_s() - before for end, before in zip(everybody, cpu_before, strict=True)]
-        memory = [end.memory_mib() for end in ends]
-        sent = contender.sent(said) - sent_before
-    for out in contender.outputs:
-        subprocess.run(["cmp", str(source), str(out)], check=True)
-        out.unlink()
+    # Lent until the copies are removed: what they free is the next to go cold.
+    with ExitStack() as lent:
+        with ExitStack() as stack:
+            ends = [
+                stack.enter_context(contender.fetcher(number))
+                for number in range(len(contender.outputs))
+            ]
+            everybody = [*contender.seeders, *ends]
+            cpu_before = [end.cpu_s() for end in everybody]
+            ports = [end.said.get("port", 0) for end in everybody]
+            lent.enter_context(memory.lend())
+            for number, end in enumerate(ends, len(contender.seeders)):
+                end.tell(ports[:number])  # each is told of those before it
+            said = [end.hear() for end in ends]
+            cpu_s = [end.cpu_s() - old for end, old in zip(everybody, cpu_before, strict=True)]
+            resident = [end.memory_mib() for end in ends]
+            sent = contender.sent(said) - sent_before
+        for out in contender.outputs:
+            subprocess.run(["cmp", str(source), str(out)], check=True)
+            out.unlink()
     seconds = max(one["ended"] for one in said) - min(one["begun"] for one in said)
     moved_gib = size * len(ends) / 1024**3
     seeders = len(contender.seeders)
@@ -130,7 +132,7 @@ def run(contender: Contender, source: Path, size: int) -> dict[str, float]:
         "sender_cpu_s_per_gib": sum(cpu_s[:seeders]) / moved_gib,
         "receiver_cpu_s_per_gib": sum(cpu_s[seeders:]) / moved_gib,
         "cpu_s_per_gib": sum(cpu_s) / moved_gib,
-        "peak_mib": max(one["peak"] for one in memory),
-        "own_mib": max(one["own"] for one in memory),
+        "peak_mib": max(one["peak"] for one in resident),
+        "own_mib": max(one["own"] for one in resident),
         "copies_from_seeders": sent / size,
     }

@@ -22,11 +22,20 @@ class Availability:
     """Counts for pieces 0 to ``count - 1``."""
 
     def __init__(self, count: int) -> None:
+        self.count = count
         self.complete_peers = 0
         self._levels = [Ranges((0, count))]
 
     def gained(self, pieces: Ranges) -> None:
         """One more partial peer has ``pieces``. None of them was counted for it before."""
+        if len(pieces) == 1:
+            # News is one run mostly, whose pieces equally many have: one level holds it all.
+            start, end = pieces.nth(0)
+            for number, whole in enumerate(self._levels):
+                if whole.covers(start, end):
+                    whole.remove(start, end)
+                    self._level(number + 1).add(start, end)
+                    return
         for level in reversed(range(len(self._levels))):
             self._move(pieces, level, level + 1)
 
@@ -43,6 +52,10 @@ class Availability:
             if piece in pieces:
                 return level + self.complete_peers
         raise IndexError(f"piece {piece} is none of this content")
+
+    def without_partial(self) -> Ranges:
+        """The pieces that no partial peer has. Not to be changed."""
+        return self._levels[0]
 
     def rarest_first(self) -> Iterator[Ranges]:
         """The pieces by how many have them, fewest first. Not to be changed meanwhile."""

@@ -9,6 +9,8 @@ Rules, each tested by its name (``tests/unit/test_contacts.py``):
 * **fruitless**: after :data:`FRUITLESS_MAX` connections in a row that brought nothing it is worth
   no more;
 * **moved**: a peer with a new address starts anew;
+* **hearsay**: what peers tell of others counts where the trackers have said nothing, and up to
+  :data:`HEARSAY_MAX` contacts;
 * **bounded**: at most :data:`CONTACTS_MAX` peers are remembered.
 """
 
@@ -26,6 +28,8 @@ from tracker_raft.commands import PeerRecord
 FRUITLESS_MAX = 5
 """Connections to one peer that brought no piece, one after the other, before it is given up."""
 CONTACTS_MAX = 2048
+HEARSAY_MAX = 256
+"""Contacts beyond which peers are not believed that there are more: only trackers are."""
 
 Connection = TypeVar("Connection")
 
@@ -76,6 +80,11 @@ class Contacts(Generic[Connection]):
             contact.record = record
             if moved:  # started again elsewhere: what went wrong there says nothing
                 contact.failures, contact.retry_at_s = 0, 0.0
+
+    def hear_of(self, record: PeerRecord) -> None:
+        """A peer says that this one fetches as well."""
+        if record.peer not in self._contacts and len(self._contacts) < HEARSAY_MAX:
+            self.learn(record)
 
     def candidate(self, contact: Contact[Connection]) -> Candidate:
         near = not self._zone or contact.record.zone == self._zone

@@ -16,7 +16,8 @@ from peer.contacts import FRUITLESS_MAX, Contact, Contacts
 from peer.limits import PeerLimits
 from peer.link import Lost
 from peer.messages import Answered
-from peer.source import Source, Task
+from peer.source import Source
+from peer.task import Task
 from tracker_raft.commands import PeerRecord
 from tracker_raft.errors import BadRequest, LocalError, P2PError, Unavailable
 
@@ -53,6 +54,12 @@ class Crew:
         for record in records:
             self._contacts.learn(record)
 
+    def hear_of(self, records: Iterable[PeerRecord]) -> None:
+        """Peers say that these fetch as well."""
+        for record in records:
+            self._contacts.hear_of(record)
+        self._task.changed.notify_all()
+
     def connect(self, now_s: float) -> None:
         """Start what connections are wanted and may be tried now."""
         useless = {one.peer for one in self._contacts if self._useless(one)}
@@ -67,6 +74,10 @@ class Crew:
             contact = self._contacts[one.peer]
             while contact.live and len(contact.live) < wanted and now_s >= contact.retry_at_s:
                 self._start(contact, known)
+            if len(contact.live) > wanted:
+                # Begun before there was a crowd. The younger ones stay: nothing tells them apart.
+                for source in list(contact.live)[wanted:]:
+                    source.retire()
         if now_s >= self._rechoose_at_s:
             self._rechoose_at_s = now_s + self._limits.rechoose_s
             waiting = [one for one in candidates if not one.connected]
@@ -195,6 +206,8 @@ class Crew:
             fruitless = False
             with self._task.changed:
                 swarm.connected(peer, greeting.has, start_at=greeting.start_at)
+                if greeting.others:
+                    self.hear_of(greeting.others)
             source.transfer(depth)
         except Lost as error:
             trouble = str(error)

@@ -303,7 +303,7 @@ class Peer:
         limits = self._limits
         if timeout_s is not None:
             limits = dataclasses.replace(limits, patience_s=timeout_s)
-        seeder, lease, _ = self._serving.start()
+        seeder, lease, address = self._serving.start()
         return Download(
             content,
             path,
@@ -312,6 +312,7 @@ class Peer:
             zone=self._zone,
             seeder=seeder,
             lease=lease,
+            address=str(address),
             manifest_bytes=record.manifest_bytes if record else None,
             limits=limits,
             **options,

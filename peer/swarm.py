@@ -20,6 +20,9 @@ Rules, each tested by its name (``tests/unit/test_swarm.py``,
 * **eight in flight**: at most ``requests_in_flight_max`` runs are asked of one peer, over all
   connections to it, ``requests_in_flight_crowd`` in a crowd, and no more than it delivers in
   ``ahead_s`` beyond the second;
+* **the seeder is spared**: in a crowd a complete peer is asked for one run at a time beyond what
+  only complete peers have: it goes on giving all that its link can give, because many ask it, and
+  where the link is not what lacks, the partial peers do most of the work;
 * **runs by rate and time**: a run is what the peer delivers in ``run_s``;
 * **who sends wrong bytes is banned**: the peer is never asked again in this download, and the
   reason is kept;
@@ -47,7 +50,7 @@ from peer.decisions import Ask, AskManifest, Decision, Done, GiveUp, Rest, Wait
 from peer.limits import PeerLimits
 from peer.picker import Asked, Wishes, pick
 from peer.pieces import PieceMap, Run
-from peer.ranges import Ranges
+from peer.ranges import Ranges, first_common
 from peer.rates import run_bytes
 from peer.rescue import Surroundings, double, steal
 from tracker_raft.errors import BadRequest
@@ -111,7 +114,7 @@ class Swarm:
             raise BadRequest(f"told of pieces {first}+{count} of {self._pieces.count}")
         if state.has is None:
             return
-        news = Ranges((first, first + count)).minus(state.has)
+        news = Ranges(*state.has.gaps(first, first + count))
         self._count_in(news)
         state.has.add(first, first + count)
         if self._pieces is not None and state.has.count == self._pieces.count:
@@ -148,7 +151,7 @@ class Swarm:
         self._free.remove(first, first + count)
         self._started.remove(first, first + count)
         for start, end in self._wanted.within(first, first + count):
-            new = Ranges((start, end)).minus(self._verified)
+            new = self._verified.gaps(start, end)
             self._verified.add(start, end)
             if self._pieces is not None:
                 self.bytes_verified += sum(self._pieces.bytes_of(a, b - a) for a, b in new)
@@ -239,22 +242,34 @@ class Swarm:
     def _next_for_manifest(self, peer: str, now_s: float) -> Decision:
         newest_s = max(self._manifest_asked.values(), default=None)
         waiting = newest_s is not None and now_s - newest_s < self._limits.manifest_wait_s
-        if waiting or peer in self._manifest_asked:
+        has = self._peers[peer].has
+        nothing = has is not None and not has  # who has no piece has no manifest yet
+        if waiting or nothing or peer in self._manifest_asked:
             return Wait()
         self._manifest_asked[peer] = now_s
         return AskManifest()
 
     def _has_room(self, state: PeerState, now_s: float, pieces: PieceMap) -> bool:
         limits = self._limits
-        crowd = len(self._peers) >= limits.many_peers
         flight_max = limits.requests_in_flight_max
-        if crowd:
+        if len(self._peers) >= limits.many_peers:
             flight_max = min(flight_max, limits.requests_in_flight_crowd)
+            if state.claims and state.has is None and self._can_spare_complete_peers():
+                flight_max = min(flight_max, limits.requests_in_flight_spared)
         if len(state.claims) >= flight_max:
             return False
         if len(state.claims) < 2 or (rate := state.rate.bytes_s(now_s)) is None:
             return True
         return state.bytes_ahead(pieces) < rate * limits.ahead_s
+
+    def _can_spare_complete_peers(self) -> bool:
+        """Whether there are partial peers enough, and they have all that is free."""
+        complete = self._availability.complete_peers
+        partial = len(self._peers) - complete
+        if partial < max(self._limits.many_peers - 1, complete):
+            return False
+        nowhere = self._availability.without_partial()
+        return first_common([self._free, nowhere], 0, self._availability.count) is None
 
     def _run_bytes(self, state: PeerState, now_s: float) -> int:
         limits = self._limits
