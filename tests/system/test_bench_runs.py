@@ -42,7 +42,7 @@ def test_without_a_name_the_benchmarks_are_listed() -> None:
     """Broken: nobody would find out what can be measured."""
     listed = bench()
     names = [line.split()[0] for line in listed.splitlines()]
-    assert names == ["download", "failover", "picker", "snapshot", "swarm"]
+    assert names == ["choice", "download", "failover", "picker", "snapshot", "swarm"]
 
 
 @pytest.mark.system
@@ -95,3 +95,29 @@ def test_the_cost_of_a_decision_is_measured(tmp_path: Path) -> None:
     result = result_of(tmp_path, "picker", "--gib", "1", "--peers", "5", "--runs", "1")
     assert result["figures"]["1 GiB"]["decision_us"]["median"] > 0
     assert result["figures"]["large_to_small"]["n"] == 1
+
+
+@pytest.mark.system
+def test_a_swarm_is_simulated_beside_its_bound(tmp_path: Path) -> None:
+    """Broken: how a swarm grows could not be told, or stood without bound, tree and pictures."""
+    arguments = ["swarm", "--peers", "5", "--peers", "10", "--pieces", "8", "--scenario", "racks"]
+    printed = json.loads(bench(*arguments, "--json", "--out", str(tmp_path)))
+    figures = printed["figures"]["racks 10"]
+
+    assert figures["last_to_bound"]["median"] >= 1
+    assert figures["tree_s"]["median"] >= figures["bound_s"]["median"]
+    drawn = {path.name for path in (tmp_path / "pictures").iterdir()}
+    assert drawn >= {"racks-growth.svg", "racks-10-done.svg", "racks-10-tracker.svg"}
+
+
+@pytest.mark.system
+def test_the_choices_compete(tmp_path: Path) -> None:
+    """Broken: which peer to ask could not be settled again on another machine."""
+    arguments = ["choice", "--scenario", "swarm", "--seeds", "1", "--runs", "1", "--mib", "1"]
+    choices = ["--choice", "rate", "--choice", "learning"]
+    result = result_of(tmp_path, *arguments, *choices)
+
+    names = [f"{kind}: {one}" for kind in ("swarm", "real", "real, one degrades")
+             for one in ("rate", "learning")]  # fmt: skip
+    assert sorted(result["figures"]) == sorted(names)
+    assert result["figures"]["swarm: rate"]["p99_to_reference"]["median"] == 1.0
