@@ -54,7 +54,7 @@ SIMULATED = {
         SOURCES.but(name="sources, 40 % degrade and mend", degrading=MENDED),
     )
 }
-RATES_MB_S = (8, 8, 4, 2, 1, 1)
+RATES_MB_S = (8.0, 8.0, 4.0, 2.0, 1.0, 1.0)
 """Of the real sources."""
 PLACES = 2
 RECHOOSE_S = 1.0
@@ -101,13 +101,14 @@ class Sources:
     """Running sources and the file they share."""
 
     ends: Sequence[End]
+    rates_mb_s: Sequence[float]
     file: Path
     trackers: str
 
     def run(self, choice: str, degrade: bool, seeds: list[int]) -> dict[str, float]:
         """One download; ``seeds`` counts them up, so that no two are alike."""
         seeds[0] += 1
-        for end, rate in zip(self.ends, RATES_MB_S, strict=True):
+        for end, rate in zip(self.ends, self.rates_mb_s, strict=True):
             end.tell(int(rate * 1e6))
         out = self.file.with_name("arrived")
         arguments = (choice, str(seeds[0]), str(PLACES), str(RECHOOSE_S), NAME, str(out))
@@ -121,7 +122,7 @@ class Sources:
         return {"seconds": said["ended"] - said["begun"], "peers": float(len(said["taken"]))}
 
 
-def real(choices: Sequence[str], runs: int, mib: int) -> list[Sample]:
+def real(choices: Sequence[str], runs: int, mib: int, rates_mb_s: Sequence[float]) -> list[Sample]:
     """Every choice in each round, with sources as they are and with one that gets slower."""
     with tempfile.TemporaryDirectory(prefix="bench-") as folder, ExitStack() as stack:
         file = Path(folder) / "source.bin"
@@ -129,8 +130,8 @@ def real(choices: Sequence[str], runs: int, mib: int) -> list[Sample]:
         cluster = stack.enter_context(Cluster.up(1))
         trackers = ",".join(cluster.endpoints)
         arguments = ("source", str(file), NAME, trackers)
-        ends = [stack.enter_context(End(*arguments, module=ENDS)) for _ in RATES_MB_S]
-        sources, seeds = Sources(ends, file, trackers), [0]
+        ends = [stack.enter_context(End(*arguments, module=ENDS)) for _ in rates_mb_s]
+        sources, seeds = Sources(ends, rates_mb_s, file, trackers), [0]
         measured = {
             f"{kind}: {choice}": partial(sources.run, choice, kind != "real", seeds)
             for kind in ("real", "real, one degrades")
@@ -189,6 +190,15 @@ def table(result: harness.Result) -> list[str]:
 @click.option("--seeds", default=10, show_default=True, type=click.IntRange(0))
 @click.option("--runs", default=5, show_default=True, type=click.IntRange(0), help="Real rounds.")
 @click.option("--mib", default=48, show_default=True, type=click.IntRange(1), help="Real files.")
+@click.option(
+    "--rate",
+    "rates_mb_s",
+    default=RATES_MB_S,
+    multiple=True,
+    type=click.FloatRange(0.1),
+    show_default=True,
+    help="MB/s of a real source, one each; the first gets slower.",
+)
 @harness.common_options
 def choice(
     names: tuple[str, ...],
@@ -196,6 +206,7 @@ def choice(
     seeds: int,
     runs: int,
     mib: int,
+    rates_mb_s: tuple[float, ...],
     as_json: bool,
     out: Path,
 ) -> None:
@@ -203,7 +214,7 @@ def choice(
     names, choices = names or tuple(SIMULATED), choices or tuple(CHOICES)
     settings = {
         "scenarios": names, "choices": choices, "seeds": seeds, "runs": runs, "mib": mib,
-        "rates_mb_s": RATES_MB_S, "places": PLACES, "rechoose_s": RECHOOSE_S,
+        "rates_mb_s": rates_mb_s, "places": PLACES, "rechoose_s": RECHOOSE_S,
     }  # fmt: skip
     result = harness.Result("choice", settings)
     times: dict[str, dict[str, list[float]]] = {}
@@ -211,7 +222,7 @@ def choice(
         samples, times = simulated(names, choices, seeds)
         result.samples += samples
     if runs:
-        result.samples += real(choices, runs, mib)
+        result.samples += real(choices, runs, mib, rates_mb_s)
     figures(result, times, choices)
     if not result.figures:
         print("nothing was asked for: --seeds 0 and --runs 0", file=sys.stderr)

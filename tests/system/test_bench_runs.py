@@ -113,11 +113,12 @@ def test_a_swarm_is_simulated_beside_its_bound(tmp_path: Path) -> None:
 @pytest.mark.system
 def test_the_choices_compete(tmp_path: Path) -> None:
     """Broken: which peer to ask could not be settled again on another machine."""
-    arguments = ["choice", "--scenario", "swarm", "--seeds", "1", "--runs", "1", "--mib", "1"]
+    arguments = ["choice", "--scenario", "sources", "--seeds", "1", "--runs", "1", "--mib", "1"]
+    arguments += ["--rate", "8", "--rate", "4"]
     choices = ["--choice", "rate", "--choice", "learning"]
     result = result_of(tmp_path, *arguments, *choices)
 
-    names = [f"{kind}: {one}" for kind in ("swarm", "real", "real, one degrades")
+    names = [f"{kind}: {one}" for kind in ("sources", "real", "real, one degrades")
              for one in ("rate", "learning")]  # fmt: skip
     assert sorted(result["figures"]) == sorted(names)
-    assert result["figures"]["swarm: rate"]["p99_to_reference"]["median"] == 1.0
+    assert result["figures"]["sources: rate"]["p99_to_reference"]["median"] == 1.0
