@@ -82,6 +82,19 @@ def test_who_gets_faster_is_found_again() -> None:
         assert rounds < 30
 
 
+def test_the_content_are_curious() -> None:
+    """Broken if peers that all deliver the same keep a faster one from ever being tried."""
+    world = World(Learning(random.Random(8)), rates(0, 9))
+    world.round()
+    new = next(peer for peer in world.rates if peer not in world.known)
+    world.rates[new] = 10e6
+    rounds = 0
+    while new not in world.held:
+        world.round()
+        rounds += 1
+        assert rounds < 20
+
+
 def test_it_beats_taking_turns() -> None:
     """Broken if learning is worth nothing: the default would be more than is needed."""
     learning, turns = (
