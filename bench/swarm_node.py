@@ -37,6 +37,8 @@ LOOK_EARLY_S = 2.0
 """The same as long as pieces are free."""
 TICK_S = 0.25
 """How often a download looks for places to fill. The product: 0.1 s."""
+LOOK_AT_LEAST_S = 5.0
+"""The same where the source has nothing that is lacking: it may be time to let it go."""
 
 
 class Node:
@@ -52,6 +54,8 @@ class Node:
         """What it could send from each time on."""
         self.complete = complete
         self.here = Ranges((0, world.pieces.count)) if complete else Ranges()
+        self.mask = (1 << world.pieces.count) - 1 if complete else 0
+        """The same as a number: what one has and another lacks is one operation."""
         self.slots = Slots(world.limits)
         self.followers: dict[Pipe, None] = {}
         """Who fetches from here."""
@@ -191,6 +195,7 @@ class Node:
         if isinstance(decision, Wait):
             if not pipe.queue:
                 self.idle[pipe] = None
+                pipe.look_at_s = now_s + LOOK_AT_LEAST_S
                 if not self.looking:
                     self.looking = True
                     wait_s = LOOK_EARLY_S if brain.free_count else LOOK_S
@@ -225,10 +230,12 @@ class Node:
             self.wake()
 
     def wake(self) -> None:
-        """Everybody without work looks again."""
-        idle, self.idle = self.idle, {}
-        for pipe in idle:
-            self.look(pipe)
+        """Everybody without work looks again, if there is anything to be had from its source."""
+        lacks, now_s = ~self.mask, self.world.now_s
+        for pipe in list(self.idle):
+            if pipe.source.mask & lacks or now_s >= pipe.look_at_s:
+                self.idle.pop(pipe, None)
+                self.look(pipe)
 
     # -- what comes -------------------------------------------------------------------------------
 
@@ -266,6 +273,7 @@ class Node:
         brain.arrived(pipe.source.name, run, piece, 1, world.now_s)
         if piece not in self.here:
             self.here.add(piece, piece + 1)
+            self.mask |= 1 << piece
             self._tell(piece)
         if got + 1 < run.count:
             pipe.queue[0] = (run, got + 1)

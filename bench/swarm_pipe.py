@@ -16,18 +16,18 @@ class Pipe:
     """A connection: ``node`` fetches from ``source`` over one flow."""
 
     __slots__ = (
-        "bytes", "closed", "flow", "left", "node", "open", "queue", "since_s", "source", "starting",
-        "version", "waiting",
+        "bytes", "closed", "flow", "left", "look_at_s", "node", "open", "queue", "since_s", "source",
+        "starting", "version",
     )  # fmt: skip
 
     def __init__(self, node: Node, source: Node, flow: Flow) -> None:
         self.node, self.source, self.flow = node, source, flow
         self.queue: deque[tuple[Run, int]] = deque()
         """Runs that were asked for, each with the pieces of it that came."""
-        self.open = self.closed = self.starting = self.waiting = False
+        self.open = self.closed = self.starting = False
         self.left = 0.0
         """Bytes of the piece that is under way, as of ``since_s``."""
-        self.since_s = 0.0
+        self.since_s = self.look_at_s = 0.0
         self.version = 0
         """Of the event that tells the end of the piece; older ones are void."""
         self.bytes = 0
