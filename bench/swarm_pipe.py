@@ -16,8 +16,8 @@ class Pipe:
     """A connection: ``node`` fetches from ``source`` over one flow."""
 
     __slots__ = (
-        "bytes", "closed", "flow", "left", "look_at_s", "node", "open", "queue", "since_s", "source",
-        "starting", "version",
+        "bytes", "closed", "flow", "left", "look_at_s", "node", "open", "queue", "since_s",
+        "source", "starting", "version",
     )  # fmt: skip
 
     def __init__(self, node: Node, source: Node, flow: Flow) -> None:
