@@ -40,6 +40,22 @@ SOURCES = Scenario(
     "sources", peers=6, pieces=512, kinds=FETCHER, seeders=24, seeder_kinds=UNEQUAL, limits=FEW
 )
 """Few that fetch from many unequal seeders, of which each holds a quarter."""
+RATES_MB_S = (8.0, 8.0, 4.0, 2.0, 1.0, 1.0)
+"""Of the real sources."""
+PLACES = 2
+RECHOOSE_S = 1.0
+"""A fifth of the product's, because these downloads take seconds and not minutes."""
+REAL = Scenario(
+    "like the real ones",
+    peers=1,
+    pieces=96,
+    piece_bytes=MIB // 2,
+    kinds=FETCHER,
+    seeders=len(RATES_MB_S),
+    seeder_kinds=tuple(Kind(1 / len(RATES_MB_S), rate * 1e6, 1e9) for rate in RATES_MB_S),
+    limits=PeerLimits(fetch_peers_max=PLACES, rechoose_s=RECHOOSE_S),
+)
+"""The real sources simulated: far more of them can be had."""
 WORSE = Degrading(0.4, until_s=15.0)
 MENDED = Degrading(0.4, until_s=15.0, for_s=8.0)
 SIMULATED = {
@@ -52,13 +68,10 @@ SIMULATED = {
         SOURCES.but(name="sources"),
         SOURCES.but(name="sources, 40 % degrade", degrading=WORSE),
         SOURCES.but(name="sources, 40 % degrade and mend", degrading=MENDED),
+        REAL,
+        REAL.but(name="like the real ones, two degrade", degrading=Degrading(0.3, until_s=3.0)),
     )
 }
-RATES_MB_S = (8.0, 8.0, 4.0, 2.0, 1.0, 1.0)
-"""Of the real sources."""
-PLACES = 2
-RECHOOSE_S = 1.0
-"""A fifth of the product's, because these downloads take seconds and not minutes."""
 DEGRADED_MB_S = 0.5
 DEGRADE_AT_S = 2.0
 """When the first source, one of the two fastest, gets slower."""
@@ -69,7 +82,7 @@ TOLD_S = 5.0
 
 
 def simulated(
-    names: Sequence[str], choices: Sequence[str], seeds: int
+    names: Sequence[str], choices: Sequence[str], seeds: Sequence[int]
 ) -> tuple[list[Sample], dict[str, dict[str, list[float]]]]:
     """A sample for each run; and all times of each scenario and choice."""
     samples = []
@@ -77,7 +90,7 @@ def simulated(
     told_s = time.monotonic()
     for name in names:
         times[name] = {choice: [] for choice in choices}
-        for seed in range(1, seeds + 1):
+        for seed in seeds:
             for choice in choices:
                 outcome = simulate(SIMULATED[name].but(choice=choice), seed)
                 gc.collect()
@@ -131,7 +144,7 @@ def real(choices: Sequence[str], runs: int, mib: int, rates_mb_s: Sequence[float
         trackers = ",".join(cluster.endpoints)
         arguments = ("source", str(file), NAME, trackers)
         ends = [stack.enter_context(End(*arguments, module=ENDS)) for _ in rates_mb_s]
-        sources, seeds = Sources(ends, rates_mb_s, file, trackers), [0]
+        sources, seeds = Sources(ends, rates_mb_s, file, trackers), [seed - 1]
         measured = {
             f"{kind}: {choice}": partial(sources.run, choice, kind != "real", seeds)
             for kind in ("real", "real, one degrades")
@@ -187,6 +200,7 @@ def table(result: harness.Result) -> list[str]:
     "--scenario", "names", multiple=True, type=click.Choice([*SIMULATED]), help="Default: all."
 )
 @click.option("--choice", "choices", multiple=True, type=click.Choice([*CHOICES]))
+@click.option("--seed", default=1, show_default=True, help="The first one.")
 @click.option("--seeds", default=10, show_default=True, type=click.IntRange(0))
 @click.option("--runs", default=5, show_default=True, type=click.IntRange(0), help="Real rounds.")
 @click.option("--mib", default=48, show_default=True, type=click.IntRange(1), help="Real files.")
@@ -203,6 +217,7 @@ def table(result: harness.Result) -> list[str]:
 def choice(
     names: tuple[str, ...],
     choices: tuple[str, ...],
+    seed: int,
     seeds: int,
     runs: int,
     mib: int,
@@ -213,16 +228,16 @@ def choice(
     """The ways to choose whom to ask, in simulated swarms and with real sources."""
     names, choices = names or tuple(SIMULATED), choices or tuple(CHOICES)
     settings = {
-        "scenarios": names, "choices": choices, "seeds": seeds, "runs": runs, "mib": mib,
-        "rates_mb_s": rates_mb_s, "places": PLACES, "rechoose_s": RECHOOSE_S,
+        "scenarios": names, "choices": choices, "seed": seed, "seeds": seeds, "runs": runs,
+        "mib": mib, "rates_mb_s": rates_mb_s, "places": PLACES, "rechoose_s": RECHOOSE_S,
     }  # fmt: skip
     result = harness.Result("choice", settings)
     times: dict[str, dict[str, list[float]]] = {}
     if seeds:
-        samples, times = simulated(names, choices, seeds)
+        samples, times = simulated(names, choices, range(seed, seed + seeds))
         result.samples += samples
     if runs:
-        result.samples += real(choices, runs, mib, rates_mb_s)
+        result.samples += real(choices, runs, mib, rates_mb_s, seed)
     figures(result, times, choices)
     if not result.figures:
         print("nothing was asked for: --seeds 0 and --runs 0", file=sys.stderr)
