@@ -135,7 +135,9 @@ class Sources:
         return {"seconds": said["ended"] - said["begun"], "peers": float(len(said["taken"]))}
 
 
-def real(choices: Sequence[str], runs: int, mib: int, rates_mb_s: Sequence[float]) -> list[Sample]:
+def real(
+    choices: Sequence[str], runs: int, mib: int, rates_mb_s: Sequence[float], seed: int
+) -> list[Sample]:
     """Every choice in each round, with sources as they are and with one that gets slower."""
     with tempfile.TemporaryDirectory(prefix="bench-") as folder, ExitStack() as stack:
         file = Path(folder) / "source.bin"
