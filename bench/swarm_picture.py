@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from xml.sax.saxutils import escape
 
 WIDTH, HEIGHT = 640, 360
-LEFT, RIGHT, TOP, BOTTOM = 64, 150, 34, 44
+LEFT, RIGHT, TOP, BOTTOM = 64, 150, 48, 44
 COLOURS = ("#1f6feb", "#d1242f", "#1a7f37", "#9a6700", "#8250df", "#57606a")
 POINTS_MAX = 200
 
@@ -70,9 +70,9 @@ def svg(chart: Chart) -> str:
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" '
         f'font-family="sans-serif" font-size="11" fill="#57606a">',
         f'<rect width="{WIDTH}" height="{HEIGHT}" fill="#ffffff"/>',
-        _text(LEFT, 18, chart.title, size=13),
+        _text(14, 18, chart.title, size=13),
         _text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 8, chart.x, anchor="middle"),
-        _text(LEFT - 50, TOP - 10, chart.y),
+        _text(14, TOP - 10, chart.y),
     ]
     parts += [_grid(x.place(tick), None, _number(tick)) for tick in x.ticks()]
     parts += [_grid(None, y.place(tick), _number(tick)) for tick in y.ticks()]

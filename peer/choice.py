@@ -16,6 +16,7 @@ All keep who is connected until :meth:`PeerChoice.release`, and all go by zone t
 
 from __future__ import annotations
 
+import heapq
 import math
 import random
 from collections.abc import Callable, Sequence
@@ -132,8 +133,8 @@ class Learning:
         free = [one for one in candidates if not one.connected]
         self._random.shuffle(free)
         worth = self._worth()
-        free.sort(key=lambda one: worth(one.peer), reverse=True)
-        return [one.peer for one in free[: max(places, 0)]]
+        best = heapq.nlargest(max(places, 0), free, key=lambda one: worth(one.peer))
+        return [one.peer for one in best]
 
     def release(self, connected: Sequence[Candidate], waiting: Sequence[Candidate]) -> str | None:
         self._see(connected)
