@@ -11,6 +11,7 @@ from bench.choice import choice
 from bench.download import download
 from bench.failover import failover
 from bench.picker import picker
+from bench.small import one, small
 from bench.snapshot import snapshot
 from bench.swarm import swarm
 from tracker_raft.terminal import Guarded
@@ -30,6 +31,8 @@ main.add_command(failover)
 main.add_command(download)
 main.add_command(picker)
 main.add_command(snapshot)
+main.add_command(one)
+main.add_command(small)
 main.add_command(swarm)
 
 if __name__ == "__main__":

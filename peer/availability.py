@@ -22,7 +22,6 @@ class Availability:
     """Counts for pieces 0 to ``count - 1``."""
 
     def __init__(self, count: int) -> None:
-        self.count = count
         self.complete_peers = 0
         self._levels = [Ranges((0, count))]
 
@@ -52,10 +51,6 @@ class Availability:
             if piece in pieces:
                 return level + self.complete_peers
         raise IndexError(f"piece {piece} is none of this content")
-
-    def without_partial(self) -> Ranges:
-        """The pieces that no partial peer has. Not to be changed."""
-        return self._levels[0]
 
     def rarest_first(self) -> Iterator[Ranges]:
         """The pieces by how many have them, fewest first. Not to be changed meanwhile."""

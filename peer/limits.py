@@ -56,7 +56,7 @@ class PeerLimits:
     """The same from ``many_peers`` on: what is asked of the only peer that has it now, others
     have a moment later."""
     requests_in_flight_spared: int = 1
-    """The same to a complete peer, when partial ones have all that is still to be asked for."""
+    """The same to a complete peer while ``many_peers - 1`` partial ones are asked for pieces."""
     requests_queued_max: int = 64
     """On one connection, at the serving side; who sends more ahead floods."""
 

@@ -20,9 +20,9 @@ Rules, each tested by its name (``tests/unit/test_swarm.py``,
 * **eight in flight**: at most ``requests_in_flight_max`` runs are asked of one peer, over all
   connections to it, ``requests_in_flight_crowd`` in a crowd, and no more than it delivers in
   ``ahead_s`` beyond the second;
-* **the seeder is spared**: in a crowd a complete peer is asked for one run at a time beyond what
-  only complete peers have: it goes on giving all that its link can give, because many ask it, and
-  where the link is not what lacks, the partial peers do most of the work;
+* **the seeder is spared**: while partial peers enough are asked for pieces, a complete one is
+  asked for one run at a time: it goes on giving all that its link can give, because many ask it,
+  and where the link is not what lacks, the partial peers do most of the work;
 * **runs by rate and time**: a run is what the peer delivers in ``run_s``;
 * **who sends wrong bytes is banned**: the peer is never asked again in this download, and the
   reason is kept;
@@ -50,7 +50,7 @@ from peer.decisions import Ask, AskManifest, Decision, Done, GiveUp, Rest, Wait
 from peer.limits import PeerLimits
 from peer.picker import Asked, Wishes, pick
 from peer.pieces import PieceMap, Run
-from peer.ranges import Ranges, first_common
+from peer.ranges import Ranges
 from peer.rates import run_bytes
 from peer.rescue import Surroundings, double, steal
 from tracker_raft.errors import BadRequest
@@ -254,22 +254,15 @@ class Swarm:
         flight_max = limits.requests_in_flight_max
         if len(self._peers) >= limits.many_peers:
             flight_max = min(flight_max, limits.requests_in_flight_crowd)
-            if state.claims and state.has is None and self._can_spare_complete_peers():
-                flight_max = min(flight_max, limits.requests_in_flight_spared)
+            if state.claims and state.has is None:
+                partial = sum(1 for one in self._peers.values() if one.claims and one.has)
+                if partial >= limits.many_peers - 1:
+                    flight_max = min(flight_max, limits.requests_in_flight_spared)
         if len(state.claims) >= flight_max:
             return False
         if len(state.claims) < 2 or (rate := state.rate.bytes_s(now_s)) is None:
             return True
         return state.bytes_ahead(pieces) < rate * limits.ahead_s
-
-    def _can_spare_complete_peers(self) -> bool:
-        """Whether there are partial peers enough, and they have all that is free."""
-        complete = self._availability.complete_peers
-        partial = len(self._peers) - complete
-        if partial < max(self._limits.many_peers - 1, complete):
-            return False
-        nowhere = self._availability.without_partial()
-        return first_common([self._free, nowhere], 0, self._availability.count) is None
 
     def _run_bytes(self, state: PeerState, now_s: float) -> int:
         limits = self._limits

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -42,7 +43,16 @@ def test_without_a_name_the_benchmarks_are_listed() -> None:
     """Broken: nobody would find out what can be measured."""
     listed = bench()
     names = [line.split()[0] for line in listed.splitlines()]
-    assert names == ["choice", "download", "failover", "picker", "snapshot", "swarm"]
+    assert names == [
+        "choice",
+        "download",
+        "failover",
+        "one",
+        "picker",
+        "small",
+        "snapshot",
+        "swarm",
+    ]
 
 
 @pytest.mark.system
@@ -69,7 +79,7 @@ def test_a_download_is_measured_beside_its_limits(tmp_path: Path) -> None:
     swarm = result["samples"][-1]["values"]
     assert 1 <= swarm["copies_from_seeders"] <= 4.5
     assert 0 < swarm["own_mib"] <= swarm["peak_mib"]
-    assert result["absent"] == {"libtorrent": "not asked for"}
+    assert set(result["absent"].values()) == {"not asked for"}
     assert [path.name for path in tmp_path.iterdir()] == ["kept"], "files were left behind"
 
 
@@ -83,10 +93,31 @@ def test_a_download_is_measured_beside_its_rival(tmp_path: Path) -> None:
         assert "pip install libtorrent" in result["absent"]["libtorrent"]
         assert list(result["figures"]) == ["peer 4to1"]
         return
-    assert result["absent"] == {}
+    assert "libtorrent" not in result["absent"]
     assert result["figures"]["peer_to_libtorrent 4to1"]["median"] > 0
     theirs = result["samples"][-1]["values"]
     assert theirs["copies_from_seeders"] >= 1
+
+
+@pytest.mark.system
+@pytest.mark.skipif(not shutil.which("rsync"), reason="no rsync here")
+def test_a_download_is_measured_beside_a_server_and_a_command(tmp_path: Path) -> None:
+    """Broken: what people would use else could not be compared with."""
+    arguments = ["download", "--mib", "2", "--runs", "1", "--trackers", "1", "--shape", "1to4"]
+    result = result_of(tmp_path / "kept", *arguments, "--rival", "rsync", "--dir", str(tmp_path))
+    assert [s["contender"] for s in result["samples"]] == ["peer 1to4", "rsync 1to4"]
+    assert result["figures"]["peer_to_rsync 1to4"]["median"] > 0
+
+
+@pytest.mark.system
+def test_small_files_and_one_are_measured(tmp_path: Path) -> None:
+    """Broken: what a transfer costs beside its bytes would not be seen."""
+    one = result_of(tmp_path / "one", "one", "--runs", "1", "--rival", "none")
+    assert one["figures"]["peer"]["ms"]["median"] > 0
+    arguments = ["small", "--files", "250", "--runs", "1", "--dir", str(tmp_path)]
+    small = result_of(tmp_path / "small", *arguments)
+    assert {"peer", "cp -r", "tar", "peer_to_cp -r", "peer_to_tar"} <= set(small["figures"])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["one", "small"], "files were left"
 
 
 @pytest.mark.system
