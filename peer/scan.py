@@ -302,8 +302,9 @@ class _Hasher:
         try:
             fd = os.open(source.path, os.O_RDONLY | os.O_CLOEXEC)
             try:
-                source.check(os.fstat(fd))
                 end = part.offset + part.size
+                if part.size > self._piece_bytes:  # else the check behind it comes as soon
+                    source.check(os.fstat(fd))
                 for offset in range(part.offset, end, self._piece_bytes):
                     if self._stopped:
                         break
