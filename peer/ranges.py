@@ -62,6 +62,13 @@ class Ranges:
             ends.insert(left, end)
             self.count += end - start
             return
+        if right - left == 1:
+            # One range grows, as it does with every run of a download.
+            grown_start = start if start < starts[left] else starts[left]
+            grown_end = end if end > ends[left] else ends[left]
+            self.count += grown_end - grown_start - (ends[left] - starts[left])
+            starts[left], ends[left] = grown_start, grown_end
+            return
         start = min(start, starts[left])
         end = max(end, ends[right - 1])
         self.count += end - start - self._width(left, right)
