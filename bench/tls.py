@@ -46,7 +46,7 @@ from bench.tls_ends import Way
 
 MODULE = "bench.tls_ends"
 RECEIVE_TIMEOUT_S = 600.0
-EXTRA_BYTES = 512 * MIB
+EXTRA_BYTES = 256 * MIB
 LIMIT = "plain 2"
 TCP_ULP = 31
 """Puts a protocol on top of a TCP connection, inside the kernel."""

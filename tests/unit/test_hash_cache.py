@@ -8,6 +8,7 @@ import os
 import stat
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import msgpack
@@ -387,6 +388,29 @@ def test_the_folder_is_bounded_and_keeps_what_was_used_last(
     for path in paths:
         cached(path, small)
         assert sum(one.stat().st_size for one in small.folder.iterdir()) <= 200
+
+
+def test_processes_that_share_at_once_both_have_a_whole_one(
+    tmp_path: Path, cache: HashCache, reads: list[str]
+) -> None:
+    """Broken: two peers that share one path at the same time read half of what the other writes."""
+    (tmp_path / "f").write_bytes(b"f")
+    top, stamps = str(tmp_path / "f"), stamps_of((tmp_path / "f").stat())
+    hashes = [bytes([number]) * 32 for number in (1, 2)]
+    cache.keep(top, cache.recall(top, PIECE_BYTES), [("", stamps, hashes[0])])
+
+    def keep(one: bytes) -> None:
+        for _ in range(100):
+            nothing = cache.recall(str(tmp_path / "another"), PIECE_BYTES)
+            cache.keep(top, nothing, [("", stamps, one)])
+
+    with ThreadPoolExecutor() as pool:
+        running = [pool.submit(keep, one) for one in hashes]
+        while not all(task.done() for task in running):
+            assert cache.recall(top, PIECE_BYTES).find("", stamps) in hashes
+        for task in running:
+            task.result()
+    assert only_file(cache).suffix == hash_cache.SUFFIX
 
 
 def test_nobody_else_can_look_into_it(tree: Path, cache: HashCache, reads: list[str]) -> None:
