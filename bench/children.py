@@ -76,7 +76,6 @@ class End:
 
 def receive(sender: End, out: Path, size: int, *arguments: str) -> dict[str, float]:
     """Run one limit's receiving end to its end and check the size of what arrived at ``out``."""
-    harness.warm(out, size)
     sent_before = sender.cpu_s()
     run = subprocess.run(
         [sys.executable, "-m", "bench.ends", *arguments],

@@ -13,10 +13,11 @@ Rules
 Traps that were met, and what is done about them
 ------------------------------------------------
 * TCP congestion control: where the default is ``bbr``, it paces even loopback and costs half of
-  the rate. :func:`set_congestion` gives the limits what the peer gives itself.
+  the rate. :mod:`bench.isolation` gives everybody the same; :func:`set_congestion` gives the
+  limits what the peer gives itself.
 * Cold memory: a virtual machine that gives free pages back to its host pays 2 to 3 s per GiB on
-  the next touch. :func:`warm` writes and deletes as much as the run is about to write, right
-  before it, so that every contender finds warm pages.
+  the next touch. :mod:`bench.memory` keeps as much as a run needs touched, and hands it over
+  while the run goes on, so that every contender finds warm pages.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ import json
 import math
 import os
 import platform
+import shutil
 import socket
 import statistics
 import subprocess
@@ -209,20 +211,21 @@ def set_congestion(connection: socket.socket, names: Sequence[str] = ("cubic", "
     return raw.partition(b"\0")[0].decode()
 
 
-def warm(path: Path, size: int) -> None:
-    """Write ``size`` bytes to ``path`` and delete it: page cache and file system are then warm."""
-    chunk = bytes(4 * MIB)
-    with path.open("wb", buffering=0) as file:
-        for start in range(0, size, len(chunk)):
-            file.write(chunk[: size - start])
-    path.unlink()
-
-
 def random_file(path: Path, size: int) -> None:
     """A file nothing on the way can compress or skip."""
     with path.open("wb") as file:
         for start in range(0, size, MIB):
             file.write(os.urandom(min(MIB, size - start)))
+
+
+def same_and_remove(source: Path, out: Path) -> None:
+    """Compare a copy, a file or a tree, and remove it. Raises when it differs."""
+    if out.is_dir():
+        subprocess.run(["diff", "-rq", str(source), str(out)], check=True)
+        shutil.rmtree(out)
+    else:
+        subprocess.run(["cmp", str(source), str(out)], check=True)
+        out.unlink()
 
 
 # -- telling --------------------------------------------------------------------------------------

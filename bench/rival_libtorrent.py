@@ -1,6 +1,6 @@
 """libtorrent as the rival of ``download``: ``python -m bench.rival_libtorrent ROLE ...``.
 
-* ``torrent SOURCE OUT``: make a torrent of a file.
+* ``torrent SOURCE OUT [TRACKER]``: make a torrent of a file.
 * ``seed TORRENT DIRECTORY``: says ``{"port": n}``; each line it is then sent is answered with
   ``{"sent": bytes}``, until its standard input ends.
 * ``fetch TORRENT DIRECTORY``: says ``{"port": n}``; the line it is then sent is a list of ports
@@ -62,7 +62,7 @@ def settings(lt: Any) -> dict[str, Any]:
     return {name: value for name, value in chosen.items() if name in known}
 
 
-def make_torrent(source: Path, out: Path) -> None:
+def make_torrent(source: Path, out: Path, tracker: str = "") -> None:
     import libtorrent as lt
 
     # The old calls: they are in every 2.x, their successors in the newest only.
@@ -70,6 +70,8 @@ def make_torrent(source: Path, out: Path) -> None:
     files = lt.file_storage()
     lt.add_files(files, str(source))
     torrent = lt.create_torrent(files, PIECE_BYTES, lt.create_torrent.v1_only)
+    if tracker:
+        torrent.add_tracker(tracker)
     lt.set_piece_hashes(torrent, str(source.parent))
     out.write_bytes(lt.bencode(torrent.generate()))
 
@@ -130,8 +132,8 @@ def _wait_until_finished(session: Any) -> None:
 
 def main(role: str, *rest: str) -> None:
     match role, *rest:
-        case "torrent", source, out:
-            make_torrent(Path(source), Path(out))
+        case "torrent", source, out, *tracker:
+            make_torrent(Path(source), Path(out), *tracker)
         case "seed", torrent, directory:
             seed(torrent, directory)
         case "fetch", torrent, directory:

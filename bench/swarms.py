@@ -6,6 +6,7 @@ MB/s is the sum over all that fetch. Those that are done serve on until all are.
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -16,10 +17,14 @@ from typing import Any
 
 from bench import harness
 from bench.children import End
+from bench.memory import WarmMemory
+from bench.rival_rqbit import Tracker
 
 RIVAL = "libtorrent"
 RIVAL_MODULE = "bench.rival_libtorrent"
-SHAPES = ("1to1", "4to1", "1to4", "1to8")
+RQBIT = "rqbit"
+RQBIT_MODULE = "bench.rival_rqbit"
+SHAPES = ("1to1", "4to1", "8to1", "1to4", "1to8")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +47,9 @@ class Contender:
     seeders: Sequence[End]
     fetcher: Callable[[int], End]
     outputs: Sequence[Path]
-    sent: Callable[[Sequence[dict[str, Any]]], float]
-    """Bytes that the seeders sent so far; it is given what the fetching ends said."""
+    sent: Callable[[Sequence[dict[str, Any]]], float] | None
+    """Bytes that the seeders sent so far; it is given what the fetching ends said. None: it does
+    not tell."""
 
 
 def rival_absent() -> str | None:
@@ -73,18 +79,27 @@ def ours(
     )
 
 
-def rival(stack: ExitStack, folder: Path, source: Path, shape: Shape) -> Contender:
-    """Make the torrent and start its seeders on ``stack``."""
+def _torrent(folder: Path, source: Path, *tracker: str) -> Path:
     torrent = folder / "source.torrent"
-    command = [sys.executable, "-m", RIVAL_MODULE, "torrent", str(source), str(torrent)]
+    command = [sys.executable, "-m", RIVAL_MODULE, "torrent", str(source), str(torrent), *tracker]
     subprocess.run(command, cwd=harness.ROOT, check=True)
+    return torrent
+
+
+def _folders(folder: Path, shape: Shape) -> list[Path]:
+    folders = [folder / f"rival-{number}" for number in range(shape.fetchers)]
+    for one in folders:
+        one.mkdir()
+    return folders
+
+
+def libtorrent(stack: ExitStack, folder: Path, source: Path, shape: Shape) -> Contender:
+    """Make the torrent and start its seeders on ``stack``."""
+    torrent, folders = _torrent(folder, source), _folders(folder, shape)
     seeders = [
         stack.enter_context(End("seed", str(torrent), str(source.parent), module=RIVAL_MODULE))
         for _ in range(shape.seeders)
     ]
-    folders = [folder / f"rival-{number}" for number in range(shape.fetchers)]
-    for one in folders:
-        one.mkdir()
 
     def sent(_: Sequence[dict[str, Any]]) -> float:
         for seeder in seeders:
@@ -100,37 +115,61 @@ def rival(stack: ExitStack, folder: Path, source: Path, shape: Shape) -> Contend
     )
 
 
-def run(contender: Contender, source: Path, size: int) -> dict[str, float]:
+def rqbit(stack: ExitStack, folder: Path, source: Path, shape: Shape) -> Contender:
+    """The same; its peers find each other through a tracker of their own."""
+    tracker = stack.enter_context(Tracker())
+    torrent, folders = _torrent(folder, source, tracker.url), _folders(folder, shape)
+    size = str(source.stat().st_size)
+
+    def end(role: str, directory: Path) -> End:
+        return End(role, str(torrent), str(directory), size, module=RQBIT_MODULE)
+
+    seeding_from = folder / "seeding"  # it opens what it seeds for writing, so it gets its own
+    seeding_from.mkdir()
+    shutil.copy(source, seeding_from)
+    seeders = [stack.enter_context(end("seed", seeding_from)) for _ in range(shape.seeders)]
+    seeding = set(tracker.ports)
+
+    def fetcher(number: int) -> End:
+        if number == 0:  # a new round: nobody else is there any more
+            for port in set(tracker.ports) - seeding:
+                del tracker.ports[port]
+        return end("fetch", folders[number])
+
+    return Contender(RQBIT, seeders, fetcher, [one / source.name for one in folders], None)
+
+
+def run(contender: Contender, source: Path, size: int, memory: WarmMemory) -> dict[str, float]:
     """One counted run; every copy is compared in the end, and removed."""
-    for out in contender.outputs:
-        harness.warm(out, size)
-    sent_before = contender.sent([])
-    with ExitStack() as stack:
-        ends = [
-            stack.enter_context(contender.fetcher(number))
-            for number in range(len(contender.outputs))
-        ]
-        everybody = [*contender.seeders, *ends]
-        cpu_before = [end.cpu_s() for end in everybody]
-        ports = [end.said.get("port", 0) for end in everybody]
-        for number, end in enumerate(ends, len(contender.seeders)):
-            end.tell(ports[:number])  # each is told of those before it
-        said = [end.hear() for end in ends]
-        cpu_s = [end.cpu_s() - before for end, before in zip(everybody, cpu_before, strict=True)]
-        memory = [end.memory_mib() for end in ends]
-        sent = contender.sent(said) - sent_before
-    for out in contender.outputs:
-        subprocess.run(["cmp", str(source), str(out)], check=True)
-        out.unlink()
+    sent_before = contender.sent([]) if contender.sent else 0.0
+    # Lent until the copies are removed: what they free is the next to go cold.
+    with ExitStack() as lent:
+        with ExitStack() as stack:
+            ends = [
+                stack.enter_context(contender.fetcher(number))
+                for number in range(len(contender.outputs))
+            ]
+            everybody = [*contender.seeders, *ends]
+            cpu_before = [end.cpu_s() for end in everybody]
+            ports = [end.said.get("port", 0) for end in everybody]
+            lent.enter_context(memory.lend())
+            for number, end in enumerate(ends, len(contender.seeders)):
+                end.tell(ports[:number])  # each is told of those before it
+            said = [end.hear() for end in ends]
+            cpu_s = [end.cpu_s() - old for end, old in zip(everybody, cpu_before, strict=True)]
+            resident = [end.memory_mib() for end in ends]
+            sent = contender.sent(said) - sent_before if contender.sent else None
+        for out in contender.outputs:
+            harness.same_and_remove(source, out)
     seconds = max(one["ended"] for one in said) - min(one["begun"] for one in said)
     moved_gib = size * len(ends) / 1024**3
     seeders = len(contender.seeders)
-    return {
+    values = {
         "mb_per_s": size * len(ends) / 1e6 / seconds,
         "sender_cpu_s_per_gib": sum(cpu_s[:seeders]) / moved_gib,
         "receiver_cpu_s_per_gib": sum(cpu_s[seeders:]) / moved_gib,
         "cpu_s_per_gib": sum(cpu_s) / moved_gib,
-        "peak_mib": max(one["peak"] for one in memory),
-        "own_mib": max(one["own"] for one in memory),
-        "copies_from_seeders": sent / size,
+        "peak_mib": max(one["peak"] for one in resident),
+        "own_mib": max(one["own"] for one in resident),
     }
+    return values if sent is None else {**values, "copies_from_seeders": sent / size}

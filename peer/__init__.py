@@ -25,8 +25,8 @@ The rooms, in the order to read them:
 * :mod:`peer.seeder`: serves pieces; :mod:`peer.upload`: one connection of it;
   :mod:`peer.offers`: who is told of new ones; :mod:`peer.slots`, :mod:`peer.throttle`: how many
   and how fast; :mod:`peer.shared`: of what; :mod:`peer.scan`: from a path
-  to a manifest; :mod:`peer.lease`: tells the trackers; :mod:`peer.watch`: is it still the same;
-  :mod:`peer.serving`: all of these together.
+  to a manifest; :mod:`peer.hash_cache`: without reading it again; :mod:`peer.lease`: tells the
+  trackers; :mod:`peer.watch`: is it still the same; :mod:`peer.serving`: all of these together.
 * :mod:`peer.node`: puts it together: :class:`Peer`; :mod:`peer.reader`: a content as a file
   object; :mod:`peer.functions`: :func:`share`, :func:`fetch`, :func:`open`.
 * :mod:`peer.cli`: the commands; :mod:`peer.downloads`: which downloads run on this host;

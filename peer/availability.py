@@ -27,6 +27,14 @@ class Availability:
 
     def gained(self, pieces: Ranges) -> None:
         """One more partial peer has ``pieces``. None of them was counted for it before."""
+        if len(pieces) == 1:
+            # News is one run mostly, whose pieces equally many have: one level holds it all.
+            start, end = pieces.nth(0)
+            for number, whole in enumerate(self._levels):
+                if whole.covers(start, end):
+                    whole.remove(start, end)
+                    self._level(number + 1).add(start, end)
+                    return
         for level in reversed(range(len(self._levels))):
             self._move(pieces, level, level + 1)
 

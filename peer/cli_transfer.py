@@ -119,6 +119,7 @@ class _Served:
 )
 @click.option("--replace", is_flag=True, help="Make a new version if NAME is something else now.")
 @click.option("--follow-links", is_flag=True, help="Share what links point to in their place.")
+@click.option("--rehash", is_flag=True, help="Read it all, also what is known from before.")
 @click.option(
     "--copies",
     type=click.IntRange(1, 200),
@@ -133,6 +134,7 @@ def share(
     name: str | None,
     replace: bool,
     follow_links: bool,
+    rehash: bool,
     copies: int | None,
     trackers: str | None,
     as_json: bool,
@@ -158,6 +160,7 @@ def share(
                 name,
                 replace=replace,
                 follow_links=follow_links,
+                rehash=rehash,
                 progress=lambda done, total: update(done, total, ""),
                 on_withdrawn=served.withdrawn,
             )

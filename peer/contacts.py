@@ -9,6 +9,8 @@ Rules, each tested by its name (``tests/unit/test_contacts.py``):
 * **fruitless**: after :data:`FRUITLESS_MAX` connections in a row that brought nothing it is worth
   no more;
 * **moved**: a peer with a new address starts anew;
+* **hearsay**: what peers tell of others counts where the trackers have said nothing, and up to
+  :data:`HEARSAY_MAX` contacts;
 * **bounded**: at most :data:`CONTACTS_MAX` peers are remembered.
 """
 
@@ -26,6 +28,8 @@ from tracker_raft.commands import PeerRecord
 FRUITLESS_MAX = 5
 """Connections to one peer that brought no piece, one after the other, before it is given up."""
 CONTACTS_MAX = 2048
+HEARSAY_MAX = 256
+"""Contacts beyond which peers are not believed that there are more: only trackers are."""
 
 Connection = TypeVar("Connection")
 
@@ -77,6 +81,11 @@ class Contacts(Generic[Connection]):
             if moved:  # started again elsewhere: what went wrong there says nothing
                 contact.failures, contact.retry_at_s = 0, 0.0
 
+    def hear_of(self, record: PeerRecord) -> None:
+        """A peer says that this one fetches as well."""
+        if record.peer not in self._contacts and len(self._contacts) < HEARSAY_MAX:
+            self.learn(record)
+
     def candidate(self, contact: Contact[Connection]) -> Candidate:
         near = not self._zone or contact.record.zone == self._zone
         return Candidate(contact.peer, bool(contact.live), near, contact.rate_bytes_s)
@@ -99,7 +108,9 @@ class Contacts(Generic[Connection]):
         limits = self._limits
         doublings = min(contact.failures - 1, 16)
         longest_s = min(limits.retry_max_s, limits.retry_min_s * 2**doublings)
-        contact.retry_at_s = now_s + longest_s * self._random.uniform(0.5, 1.0)
+        # Whoever was let go has a later time already: that its connection broke is our doing.
+        retry_at_s = now_s + longest_s * self._random.uniform(0.5, 1.0)
+        contact.retry_at_s = max(contact.retry_at_s, retry_at_s)
 
     def delivered(self, contact: Contact[Connection]) -> None:
         """A connection brought something: what went wrong before is forgiven."""

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from peer.choice import PeerChoice
+from peer.choice import Candidate, PeerChoice
 from peer.contacts import FRUITLESS_MAX, Contact, Contacts
 from peer.limits import PeerLimits
 from peer.link import Lost
 from peer.messages import Answered
-from peer.source import Source, Task
+from peer.source import Source
+from peer.task import Task
 from tracker_raft.commands import PeerRecord
 from tracker_raft.errors import BadRequest, LocalError, P2PError, Unavailable
 
@@ -53,6 +54,12 @@ class Crew:
         for record in records:
             self._contacts.learn(record)
 
+    def hear_of(self, records: Iterable[PeerRecord]) -> None:
+        """Peers say that these fetch as well."""
+        for record in records:
+            self._contacts.hear_of(record)
+        self._task.changed.notify_all()
+
     def connect(self, now_s: float) -> None:
         """Start what connections are wanted and may be tried now."""
         useless = {one.peer for one in self._contacts if self._useless(one)}
@@ -67,11 +74,15 @@ class Crew:
             contact = self._contacts[one.peer]
             while contact.live and len(contact.live) < wanted and now_s >= contact.retry_at_s:
                 self._start(contact, known)
+            if len(contact.live) > wanted:
+                # Begun before there was a crowd. The younger ones stay: nothing tells them apart.
+                for source in list(contact.live)[wanted:]:
+                    source.retire()
         if now_s >= self._rechoose_at_s:
             self._rechoose_at_s = now_s + self._limits.rechoose_s
-            waiting = any(not one.connected and one.rate_bytes_s is None for one in candidates)
+            waiting = [one for one in candidates if not one.connected]
             if waiting and places <= 0:
-                self._make_room(now_s)
+                self._make_room(waiting, now_s)
 
     def wake(self) -> None:
         """Let connections that wait look again."""
@@ -153,12 +164,13 @@ class Crew:
         contact.live.add(source)
         self._threads[source] = thread
 
-    def _make_room(self, now_s: float) -> None:
-        """Let the slowest peer go, for one that was not tried."""
+    def _make_room(self, waiting: Sequence[Candidate], now_s: float) -> None:
+        """Let a peer go, for one of those ``waiting``."""
         connected = [one for one in self._contacts if one.live]
         for contact in connected:
             self._measure(contact, now_s)
-        released = self._choice.release([self._contacts.candidate(one) for one in connected])
+        held = [self._contacts.candidate(one) for one in connected]
+        released = self._choice.release(held, waiting)
         if released is not None:
             contact = self._contacts[released]
             self._contacts.rest(contact, now_s)
@@ -194,6 +206,8 @@ class Crew:
             fruitless = False
             with self._task.changed:
                 swarm.connected(peer, greeting.has, start_at=greeting.start_at)
+                if greeting.others:
+                    self.hear_of(greeting.others)
             source.transfer(depth)
         except Lost as error:
             trouble = str(error)

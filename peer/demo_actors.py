@@ -22,6 +22,7 @@ from typing import Any, Self
 
 import psutil
 
+from peer import hash_cache
 from tracker_raft.client import TrackerClient
 from tracker_raft.cluster.process import child_environment, log_tail
 from tracker_raft.errors import LocalError, P2PError
@@ -60,7 +61,7 @@ class PeerProcess:
                 stdout=subprocess.PIPE,
                 stderr=errors,
                 process_group=0,  # Ctrl-C is for us, who then stop it in order
-                env=child_environment(),
+                env={**child_environment(), hash_cache.ENVIRONMENT: "off"},
             )
 
     @property

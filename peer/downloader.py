@@ -24,7 +24,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from peer.choice import ByRate, NearFirst, PeerChoice
+from peer.choice import Learning, NearFirst, PeerChoice
 from peer.contacts import Contacts
 from peer.crew import Crew
 from peer.destination import FreeBytes, check_destination, free_bytes
@@ -33,11 +33,11 @@ from peer.manifest import check_encoded_size, content_id, decode
 from peer.progress import Fetched, Progress, RateMeter
 from peer.ranges import Ranges
 from peer.seams import Announcing, FindPeers, Serving
-from peer.source import Source
 from peer.store import Store
 from peer.swarm import Swarm
+from peer.task import Waiting
 from peer.throttle import Throttle
-from tracker_raft.commands import INTEGER_MAX, check_int
+from tracker_raft.commands import INTEGER_MAX, PeerRecord, check_int
 from tracker_raft.errors import BadRequest, P2PError, Unavailable
 
 TICK_S = 0.1
@@ -78,6 +78,7 @@ class Download:
         choice: PeerChoice | None = None,
         seeder: Serving | None = None,
         lease: Announcing | None = None,
+        address: str = "",
         seed: bool = False,
         random_source: random.Random | None = None,
         free: FreeBytes = free_bytes,
@@ -86,8 +87,9 @@ class Download:
 
         ``progress`` is called in the thread of :meth:`run`, about ten times a second.
         ``sequential``: fetch from the start on. ``zone``: peers with the same label come first.
-        ``choice``: who gets a place, None is by rate. ``seeder`` serves what is there meanwhile
-        and ``lease`` tells of it; with ``seed`` both go on after the download is done.
+        ``choice``: who gets a place, None: it learns. ``seeder`` serves what is there meanwhile
+        and ``lease`` tells of it; with ``seed`` both go on after the download is done. ``address``:
+        where the seeder is reached, told to the peers that are asked; empty: not told.
         """
         self.content = content
         self.changed = threading.Condition()
@@ -98,18 +100,17 @@ class Download:
         self.swarm = Swarm(self._limits, self._random, sequential=sequential)
         self._destination, self._find_peers = destination, find_peers
         self._manifest_bytes = manifest_bytes
-        self._durable = durable
-        self._include, self._update = include, update
+        self._include, self._update, self._durable = include, update, durable
         self._checking = False
-        self._progress = progress
-        self._free = free
+        self._progress, self._free = progress, free
         self._seeder, self._lease, self._seed = seeder, lease, seed
         self.down = Throttle(self._limits.down_bytes_s)
-        self.waiting: set[Source] = set()
+        self.waiting: set[Waiting] = set()
+        self.served_at = (address, zone) if address and seeder is not None else ("", "")
         self._crew = Crew(
             self,
             Contacts(own_peer, zone, self._limits, self._random),
-            NearFirst(choice or ByRate(self._random), self._limits.far_peers_min),
+            NearFirst(choice or Learning(self._random), self._limits.far_peers_min),
             self._limits,
             own_peer,
             self._fail,
@@ -128,6 +129,8 @@ class Download:
         """
         check_destination(self._destination, update=self._update)
         started_s = time.monotonic()
+        if self._seeder is not None:
+            self._seeder.expect(self.content, self._met)
         finder = threading.Thread(target=self._find_all, name="fetch-find", daemon=True)
         finder.start()
         try:
@@ -187,7 +190,7 @@ class Download:
                 "pieces_doubled": self.swarm.pieces_doubled,
             }
 
-    # -- what connections need (peer.source.Task) -------------------------------------------------
+    # -- what connections need (peer.task.Task) ---------------------------------------------------
 
     def wake(self) -> None:
         self.changed.notify_all()
@@ -248,6 +251,11 @@ class Download:
             self.wake()
         if self._seeder is not None:
             self._seeder.add(store, here, self._knows)
+
+    def _met(self, record: PeerRecord) -> None:
+        """A peer that fetches the same has asked this one."""
+        with self.changed:
+            self._crew.hear_of((record,))
 
     def _knows(self, peer: str) -> Ranges:
         """What another peer has, so that it is not told of it."""
@@ -347,7 +355,10 @@ class Download:
 
     def _stop_serving(self) -> None:
         """After the end: go on as a seeder when that is wished for and everything is here."""
-        if self._seeder is None or self.store is None:
+        if self._seeder is None:
+            return
+        if self.store is None:
+            self._seeder.remove(self.content)
             return
         if self._seed and self._failure is None and self.store.complete:
             if self._lease is not None:

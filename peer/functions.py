@@ -22,11 +22,12 @@ def share(
     insecure: bool = False,
     replace: bool = False,
     follow_links: bool = False,
+    rehash: bool = False,
     zone: str = "",
 ) -> Iterator[Shared]:
     """Share a file or a directory as long as the ``with`` block runs. See :meth:`Peer.share`."""
     with Peer(trackers, bind=bind, advertise=advertise, insecure=insecure, zone=zone) as peer:
-        yield peer.share(path, name, replace=replace, follow_links=follow_links)
+        yield peer.share(path, name, replace=replace, follow_links=follow_links, rehash=rehash)
 
 
 def fetch(

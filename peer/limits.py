@@ -46,7 +46,7 @@ class PeerLimits:
     bytes, small enough that a lost peer gives little back."""
     run_bytes_first: int = 512 * KIB
     """Asked for at once while nothing is known of a peer's rate."""
-    run_s: float = 0.075
+    run_s: float = 0.15
     """A run takes a peer about this long, between one piece and ``run_bytes_target``."""
     ahead_s: float = 0.4
     """Runs that a peer delivers in this time are asked of it ahead; two at least."""
@@ -55,6 +55,8 @@ class PeerLimits:
     requests_in_flight_crowd: int = 3
     """The same from ``many_peers`` on: what is asked of the only peer that has it now, others
     have a moment later."""
+    requests_in_flight_spared: int = 1
+    """The same to a complete peer while ``many_peers - 1`` partial ones are asked for pieces."""
     requests_queued_max: int = 64
     """On one connection, at the serving side; who sends more ahead floods."""
 

@@ -320,11 +320,13 @@ def _read(data: bytes | bytearray) -> Manifest:
         row(2)
         return Link(scalar(), scalar())
 
-    if unpacker.read_map_header() != len(_KEYS):
+    keys = unpacker.read_map_header()
+    if keys:
+        key("format")
+        if (version := scalar()) != FORMAT:  # told first: another format may have other keys
+            raise BadRequest(f"manifest of format {version!r}, this version reads {FORMAT}")
+    if keys != len(_KEYS):
         raise BadRequest(f"manifest does not have the {len(_KEYS)} keys {', '.join(_KEYS)}")
-    key("format")
-    if (version := scalar()) != FORMAT:
-        raise BadRequest(f"manifest of format {version!r}, this version reads {FORMAT}")
     key("kind")
     kind = Kind(scalar())
     key("piece_bytes")

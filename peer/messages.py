@@ -6,7 +6,7 @@
     {"op": "request", "id": 7, "content": <32 bytes>, "first": 40, "count": 4}
     {"id": 7, "ok": {"bytes": 2097152}}                    and then 2097152 raw bytes
     {"id": 7, "error": "not_found", "message": "..."}
-    {"op": "have", "id": 8, "content": <32 bytes>, "follow": true}
+    {"op": "have", "id": 8, "content": <32 bytes>, "follow": true, "address": "10.0.0.7:4711"}
     {"news": [[40, 4], [99, 1]], "content": <32 bytes>}    later, whenever pieces came
 
 Frames are those of :mod:`tracker_raft.wire`, errors those of :mod:`tracker_raft.errors`. Replies
@@ -25,15 +25,22 @@ from peer.pieces import HASH_BYTES, Run
 from tracker_raft import wire
 from tracker_raft.commands import (
     INTEGER_MAX,
+    LABEL_BYTES_MAX,
     Operation,
+    PeerRecord,
     check_content,
     check_int,
     check_peer,
+    check_text,
 )
+from tracker_raft.config import Address
 from tracker_raft.errors import BadRequest, P2PError, UnknownOperation, Unsupported, from_wire
 
 LIMITS = PeerLimits()
 CANCELS_MAX = 1024
+OTHERS_MAX = 32
+"""Peers named in one answer."""
+ADDRESS_BYTES_MAX = 300
 PIECES_MAX = ManifestLimits().manifest_bytes_max // HASH_BYTES
 """No content has more pieces than hashes fit a manifest."""
 
@@ -74,16 +81,26 @@ class Have(Operation):
 
     ``start`` proposes where to begin. With ``follow`` the answering side goes on: whenever it
     likes, between two replies, it sends :func:`encode_news` of the pieces that came since.
+
+    ``address``: where the asking side serves what it fetches; empty: nowhere. Either reply then
+    names ``others`` that asked the same and are still connected (:func:`encode_others`), so that
+    those who fetch find each other within one question.
     """
 
     op: ClassVar[str] = "have"
     content: bytes
     follow: bool = False
+    address: str = ""
+    zone: str = ""
+    """That of the asking side, for who hears of it."""
 
     def __post_init__(self) -> None:
         check_content("content", self.content)
         if type(self.follow) is not bool:
             raise BadRequest(f"follow is {self.follow!r}, expected true or false")
+        check_text("zone", self.zone, LABEL_BYTES_MAX)
+        if check_text("address", self.address, ADDRESS_BYTES_MAX):
+            Address.parse(self.address)
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,6 +190,29 @@ def parse_news(message: Mapping[str, Any], content: bytes) -> list[Run] | None:
         first = check_int("first", pair[0], 0, PIECES_MAX)
         runs.append(Run(first, check_int("count", pair[1], 1, PIECES_MAX - first)))
     return runs
+
+
+def encode_others(others: Sequence[PeerRecord]) -> list[list[str]]:
+    """Peers that fetch as well, to be put in the reply to :class:`Have`."""
+    return [[one.peer, one.address, one.zone] for one in others[-OTHERS_MAX:]]
+
+
+def parse_others(found: object) -> list[PeerRecord]:
+    """The reverse; None is nobody. Raises :class:`BadRequest`."""
+    if found is None:
+        return []
+    if not isinstance(found, list | tuple) or len(found) > OTHERS_MAX:
+        raise BadRequest(f"named {found!r}, expected up to {OTHERS_MAX} others")
+    records = []
+    for one in found:
+        if not isinstance(one, list | tuple) or len(one) != 3:
+            raise BadRequest(f"named {one!r}, expected peer, address and zone")
+        peer, address, zone = one
+        check_text("address", address, ADDRESS_BYTES_MAX)
+        check_text("zone", zone, LABEL_BYTES_MAX)
+        Address.parse(address)
+        records.append(PeerRecord(check_peer(peer), address, False, zone))
+    return records
 
 
 class Answered(P2PError):

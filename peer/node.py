@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Self
 
-from peer import scan
+from peer import hash_cache, scan
 from peer.destination import part_path
 from peer.downloader import Download
 from peer.lease import LEASE_S
@@ -129,13 +129,15 @@ class Peer:
         *,
         replace: bool = False,
         follow_links: bool = False,
+        rehash: bool = False,
         progress: scan.Progress | None = None,
         on_withdrawn: Callable[[str], object] | None = None,
     ) -> Shared:
         """Hash ``path``, serve it until :meth:`close`, and publish it as ``name``.
 
         ``name``: None is the last segment of the path. ``replace``: make a new version when the
-        name is bound to other content. ``progress`` gets bytes hashed and bytes in all.
+        name is bound to other content. ``rehash``: read all of it, whatever is remembered from
+        an earlier share (:mod:`peer.hash_cache`). ``progress`` gets bytes hashed and in all.
         ``on_withdrawn`` is called, in another thread, with the reason when a file is not what was
         shared any more: it is then not served, and this peer has left the swarm.
 
@@ -145,7 +147,10 @@ class Peer:
         """
         name = check_name(scan.share_name(path) if name is None else name)
         _, _, address = self._serving.start()  # known before hashing, which takes long
-        scanned = scan.scan(path, follow_links=follow_links, progress=progress)
+        cache = hash_cache.from_environment()
+        scanned = scan.scan(
+            path, follow_links=follow_links, progress=progress, cache=cache, rehash=rehash
+        )
         content = self._serving.offer(scanned, on_withdrawn)
         try:
             published = self._trackers.publish(
@@ -303,7 +308,7 @@ class Peer:
         limits = self._limits
         if timeout_s is not None:
             limits = dataclasses.replace(limits, patience_s=timeout_s)
-        seeder, lease, _ = self._serving.start()
+        seeder, lease, address = self._serving.start()
         return Download(
             content,
             path,
@@ -312,6 +317,7 @@ class Peer:
             zone=self._zone,
             seeder=seeder,
             lease=lease,
+            address=str(address),
             manifest_bytes=record.manifest_bytes if record else None,
             limits=limits,
             **options,

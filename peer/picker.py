@@ -6,6 +6,9 @@ Rules, each tested by its name (``tests/unit/test_picker.py``):
 * **only what the peer has**;
 * **runs have bounds**: at most ``run_pieces_max`` pieces and as many bytes as the caller allows,
   never more than ``run_bytes_max``; at least one piece;
+* **whole blocks**: a run that could go on and reaches the end of a block ends there, and a start
+  that is left to chance is that of a block, so that what peers have and tell each other lies in
+  few ranges; a block is ``run_bytes_target`` of pieces, at most a part in :data:`BLOCKS_MIN`;
 * **preferred first**: what a reader waits for goes before everything, the newest wish first,
   each in its order;
 * **started first**: then what was begun elsewhere and broken off, so that no run stays half done;
@@ -29,6 +32,9 @@ from peer.availability import Availability
 from peer.limits import PeerLimits
 from peer.pieces import PieceMap, Run
 from peer.ranges import Ranges, first_common
+
+BLOCKS_MIN = 64
+"""A content of fewer pieces has blocks of one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,15 +75,26 @@ def pick(
 ) -> Run | None:
     """The next run to ask of one peer, or None when it has nothing that is free."""
     usable = [free] if peer.has is None else [free, peer.has]
-    part = _wished(usable, pieces.count, wishes)
+    part, block = _wished(usable, pieces.count, wishes), 1
     if part is None:
-        start = _start(peer, pieces.count, random_source)
+        block = _block(pieces, limits)
+        start = _start(peer, pieces.count, random_source) // block * block
         part = _rarest(usable, availability.rarest_first(), peer.go_on_at, start, pieces.count)
     if part is None:
         return None
     first, end = part
     bytes_max = min(peer.bytes_max, limits.run_bytes_max)
-    return Run(first, pieces.fitting(first, min(end - first, limits.run_pieces_max), bytes_max))
+    count = pieces.fitting(first, min(end - first, limits.run_pieces_max), bytes_max)
+    over = (first + count) % block
+    if over < count < end - first:
+        count -= over
+    return Run(first, count)
+
+
+def _block(pieces: PieceMap, limits: PeerLimits) -> int:
+    """Pieces of a block, many of which make up the content, so that peers can begin apart."""
+    whole = min(limits.run_bytes_target // pieces.piece_bytes, limits.run_pieces_max)
+    return max(min(whole, pieces.count // BLOCKS_MIN), 1)
 
 
 def _wished(usable: list[Ranges], count: int, wishes: Wishes) -> tuple[int, int] | None:

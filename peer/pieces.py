@@ -51,10 +51,14 @@ class PieceMap:
         self.size = sum(sizes)
         self._sizes = array("q", sizes)
         self._first = array("q")
-        count = 0
+        self._before = array("Q")
+        """Bytes of all files before each."""
+        count = before = 0
         for size in sizes:
             self._first.append(count)
+            self._before.append(before)
             count += -(-size // piece_bytes)
+            before += size
         self.count = count
 
     def file_of(self, piece: int) -> int:
@@ -84,17 +88,27 @@ class PieceMap:
             place += 1
 
     def bytes_of(self, first: int, count: int) -> int:
-        """Bytes of ``count`` consecutive pieces together."""
-        return sum(span.length for span in self.spans(first, count))
+        """Bytes of ``count`` consecutive pieces together. Raises IndexError beyond the last."""
+        if count < 1 or first < 0 or first + count > self.count:
+            raise IndexError(f"pieces {first}+{count} of {self.count}")
+        return self._bytes_before(first + count) - self._bytes_before(first)
+
+    def _bytes_before(self, piece: int) -> int:
+        if piece == self.count:
+            return self.size
+        file = bisect_right(self._first, piece) - 1
+        return self._before[file] + (piece - self._first[file]) * self.piece_bytes
 
     def fitting(self, first: int, count_max: int, bytes_max: int) -> int:
         """How many pieces from ``first`` on fit ``bytes_max`` bytes: at least 1."""
-        total = 0
-        for number, span in enumerate(self.spans(first, count_max)):
-            total += span.length
-            if total > bytes_max:
-                return max(number, 1)
-        return count_max
+        if self.bytes_of(first, count_max) <= bytes_max:
+            return count_max
+        end_max = self._bytes_before(first) + bytes_max
+        return max(
+            bisect_right(range(count_max), end_max, key=lambda n: self._bytes_before(first + n))
+            - 1,
+            1,
+        )
 
     def __repr__(self) -> str:
         return f"<PieceMap {len(self._sizes)} files, {self.count} pieces of {self.piece_bytes}>"

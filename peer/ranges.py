@@ -54,14 +54,26 @@ class Ranges:
         """Put ``start`` to ``end - 1`` in; what is in already stays."""
         if start >= end:
             return
-        left = bisect_left(self._ends, start)
-        right = bisect_right(self._starts, end)
-        if left < right:
-            start = min(start, self._starts[left])
-            end = max(end, self._ends[right - 1])
+        starts, ends = self._starts, self._ends
+        left = bisect_left(ends, start)
+        right = bisect_right(starts, end)
+        if left == right:  # nothing touches it
+            starts.insert(left, start)
+            ends.insert(left, end)
+            self.count += end - start
+            return
+        if right - left == 1:
+            # One range grows, as it does with every run of a download.
+            grown_start = start if start < starts[left] else starts[left]
+            grown_end = end if end > ends[left] else ends[left]
+            self.count += grown_end - grown_start - (ends[left] - starts[left])
+            starts[left], ends[left] = grown_start, grown_end
+            return
+        start = min(start, starts[left])
+        end = max(end, ends[right - 1])
         self.count += end - start - self._width(left, right)
-        self._starts[left:right] = [start]
-        self._ends[left:right] = [end]
+        starts[left:right] = [start]
+        ends[left:right] = [end]
 
     def remove(self, start: int, end: int) -> None:
         """Take ``start`` to ``end - 1`` out; what is not in is ignored."""
@@ -70,6 +82,9 @@ class Ranges:
         left = bisect_right(self._ends, start)
         right = bisect_left(self._starts, end)
         if left >= right:
+            return
+        if right - left == 1 and start <= self._starts[left] and end >= self._ends[left]:
+            self.count -= self._ends.pop(left) - self._starts.pop(left)
             return
         before = self._width(left, right)
         kept = [
@@ -84,17 +99,20 @@ class Ranges:
 
     def at(self, number: int) -> tuple[int, int] | None:
         """The part from ``number`` to the end of the range it is in, or None if it is not in."""
-        place = bisect_right(self._starts, number) - 1
-        if place < 0 or number >= self._ends[place]:
+        ends = self._ends
+        place = bisect_right(ends, number)
+        if place == len(ends) or number < self._starts[place]:
             return None
-        return number, self._ends[place]
+        return number, ends[place]
 
     def after(self, number: int) -> tuple[int, int] | None:
         """The first part at or after ``number``: from it on, or the next whole range."""
-        place = bisect_right(self._ends, number)
-        if place == len(self._ends):
+        ends = self._ends
+        place = bisect_right(ends, number)
+        if place == len(ends):
             return None
-        return max(number, self._starts[place]), self._ends[place]
+        start = self._starts[place]
+        return (start if start > number else number), ends[place]
 
     def within(self, start: int, end: int) -> list[tuple[int, int]]:
         """The parts between ``start`` and ``end``."""
@@ -107,8 +125,21 @@ class Ranges:
 
     def covers(self, start: int, end: int) -> bool:
         """Whether all of ``start`` to ``end - 1`` is in."""
-        part = self.at(start) if start < end else (start, end)
-        return part is not None and part[1] >= end
+        if start >= end:
+            return True
+        place = bisect_right(self._ends, start)
+        return place < len(self._ends) and self._starts[place] <= start and end <= self._ends[place]
+
+    def gaps(self, start: int, end: int) -> list[tuple[int, int]]:
+        """The parts between ``start`` and ``end`` that are not in."""
+        found: list[tuple[int, int]] = []
+        for first, after in self.within(start, end):
+            if start < first:
+                found.append((start, first))
+            start = after
+        if start < end:
+            found.append((start, end))
+        return found
 
     def copy(self) -> Ranges:
         twin = Ranges()

@@ -6,8 +6,9 @@ Rules
   that is not UTF-8, a link that leads out) is refused by name.
 * A file that changes while it is hashed is an error: size and modification time are those of the
   walk before and after its bytes are read.
-* Files are hashed in slices of whole pieces, so one huge file uses every core as well as many
-  small ones do; each thread reads into one buffer that it keeps.
+* Files are hashed in slices of whole pieces, so one huge file uses every core; each thread reads
+  into one buffer that it keeps.
+* What :mod:`peer.hash_cache` remembers of a file is taken instead of reading it.
 """
 
 # pathlib costs as much as the system calls of a small file, and its readlink rewrites the target:
@@ -19,11 +20,13 @@ import hashlib
 import os
 import stat
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
+from peer.hash_cache import CONTENT_BYTES_MIN, HashCache, stamps_of
 from peer.manifest import (
     LIMITS,
     FileEntry,
@@ -69,11 +72,17 @@ class Scanned:
     sources: tuple[SourceFile, ...]
 
 
+class _FoundFile(NamedTuple):  # quicker to make than a dataclass, and there may be a million
+    source: SourceFile
+    executable: bool
+    stamps: bytes
+
+
 @dataclass(slots=True)
 class _Found:
     """What a walk has seen, by path inside the tree."""
 
-    files: dict[str, tuple[SourceFile, bool]]
+    files: dict[str, _FoundFile]
     directories: list[str]
     links: list[Link]
 
@@ -88,19 +97,22 @@ def scan(
     piece_bytes: int | None = None,
     progress: Progress | None = None,
     threads: int | None = None,
+    cache: HashCache | None = None,
+    rehash: bool = False,
 ) -> Scanned:
     """Walk and hash ``path``, a file or a directory. A link given as ``path`` itself is followed.
 
     ``follow_links``: what links inside a directory point to is taken in their place.
-    ``piece_bytes``: a power of two; None chooses by the largest file.
+    ``piece_bytes``: a power of two; None chooses by the largest file. ``cache``: hashes that it
+    remembers are taken, new ones remembered; with ``rehash`` all are made anew.
     Raises :class:`BadRequest` for what a manifest cannot hold, :class:`LocalError` for what
-    cannot be read or changed meanwhile. Reads only.
+    cannot be read or changed meanwhile. Only reads, but for the cache.
     """
     top = os.path.abspath(path)  # it is read again after the caller has gone elsewhere
     try:
         found_top = os.stat(top)
         if stat.S_ISREG(found_top.st_mode):
-            kind, found = Kind.FILE, _Found({"": _source(top, found_top)}, [], [])
+            kind, found = Kind.FILE, _Found({"": _file(top, found_top)}, [], [])
         elif stat.S_ISDIR(found_top.st_mode):
             kind, found = Kind.TREE, _walk(top, follow_links)
         else:
@@ -108,13 +120,22 @@ def scan(
     except OSError as error:
         raise LocalError(f"cannot read {error.filename or top}: {error.strerror}") from error
     names = sorted(found.files, key=str.encode)
-    sources = tuple(found.files[name][0] for name in names)
+    each = [found.files[name] for name in names]
+    sources = tuple(file.source for file in each)
     if piece_bytes is None:
         piece_bytes = piece_bytes_for(max((source.size for source in sources), default=0))
-    hashes = _Hasher(sources, piece_bytes, progress).run(threads or os.cpu_count() or 1)
+    hasher = _Hasher(sources, piece_bytes, progress)
+    threads = threads or os.cpu_count() or 1
+    if cache is None or sum(source.size for source in sources) < CONTENT_BYTES_MIN:
+        hashes = hasher.run(threads)
+    else:
+        remembered = cache.recall(top, piece_bytes, rehash=rehash)
+        stamps = [file.stamps for file in each]
+        hashes = hasher.run(threads, map(remembered.find, names, stamps))
+        cache.keep(top, remembered, zip(names, stamps, hashes, strict=True))
     files = tuple(
-        FileEntry(name, source.size, found.files[name][1], joined)
-        for name, source, joined in zip(names, sources, hashes, strict=True)
+        FileEntry(name, file.source.size, file.executable, joined)
+        for name, file, joined in zip(names, each, hashes, strict=True)
     )
     directories = tuple(sorted(found.directories, key=str.encode))
     links = tuple(sorted(found.links, key=lambda link: link.path.encode()))
@@ -147,7 +168,7 @@ def _walk(top: str, follow_links: bool) -> _Found:
                         raise BadRequest(f"{entry.path} leads back to a directory above it")
                     stack.append((path, entry.path, above | {identity}))
                 elif stat.S_ISREG(status.st_mode):
-                    found.files[path] = _source(entry.path, status)
+                    found.files[path] = _file(entry.path, status)
                 else:
                     raise BadRequest(
                         f"{entry.path} is {_type_name(status.st_mode)}; it cannot be shared"
@@ -158,15 +179,19 @@ def _walk(top: str, follow_links: bool) -> _Found:
 
 
 def _inside(parent: str, entry: os.DirEntry[str]) -> str:
+    name = entry.name
+    path = f"{parent}/{name}" if parent else name
+    if len(path) <= LIMITS.segment_bytes_max and path.isascii():
+        return path  # a name that a directory gives has nothing else that could be wrong with it
     try:
-        return check_path(f"{parent}/{entry.name}" if parent else entry.name)
+        return check_path(path)
     except BadRequest as error:
         raise BadRequest(f"cannot share {entry.path!a}: {error}") from None
 
 
-def _source(path: str, status: os.stat_result) -> tuple[SourceFile, bool]:
-    executable = bool(status.st_mode & stat.S_IXUSR)
-    return SourceFile(path, status.st_size, status.st_mtime_ns), executable
+def _file(path: str, status: os.stat_result) -> _FoundFile:
+    source = SourceFile(path, status.st_size, status.st_mtime_ns)
+    return _FoundFile(source, bool(status.st_mode & stat.S_IXUSR), stamps_of(status))
 
 
 def _link(path: str, place: str) -> Link:
@@ -223,14 +248,28 @@ class _Hasher:
         self._lock = threading.Lock()
         self._local = threading.local()
 
-    def run(self, threads: int) -> list[bytes]:
-        """The joined piece hashes of each source."""
+    def run(self, threads: int, known: Iterable[bytes | None] = ()) -> list[bytes]:
+        """The joined piece hashes of each source. ``known``: None for those to be read."""
         parts: list[list[bytes]] = [[] for _ in self._sources]
+        todo = set(range(len(self._sources)))
+        for file, joined in enumerate(known):
+            if joined is not None:
+                parts[file].append(joined)
+                todo.remove(file)
+                self._done += self._sources[file].size
+        if len(todo) < len(self._sources):
+            self._report(0)
+        self._hash(sorted(todo), threads, parts)
+        return [b"".join(part) for part in parts]
+
+    def _hash(self, files: list[int], threads: int, parts: list[list[bytes]]) -> None:
+        if not files:
+            return
         with ThreadPoolExecutor(threads, thread_name_prefix="hash") as pool:
             tasks: list[tuple[list[_Slice], Future[list[bytes]]]] = []
             try:
                 tasks.extend(
-                    (batch, pool.submit(self._hash_batch, batch)) for batch in self._batches()
+                    (batch, pool.submit(self._hash_batch, batch)) for batch in self._batches(files)
                 )
                 for batch, task in tasks:
                     for part, joined in zip(batch, task.result(), strict=True):
@@ -238,13 +277,13 @@ class _Hasher:
             except BaseException:  # also Ctrl-C: leave without hashing the rest
                 self._stopped = True
                 raise
-        return [b"".join(part) for part in parts]
 
-    def _batches(self) -> Iterator[list[_Slice]]:
+    def _batches(self, files: list[int]) -> Iterator[list[_Slice]]:
         slice_bytes = max(SLICE_BYTES // self._piece_bytes, 1) * self._piece_bytes
         batch: list[_Slice] = []
         batch_bytes = 0
-        for file, source in enumerate(self._sources):
+        for file in files:
+            source = self._sources[file]
             for offset in range(0, source.size, slice_bytes):
                 size = min(slice_bytes, source.size - offset)
                 batch.append(_Slice(file, offset, size))
@@ -267,8 +306,9 @@ class _Hasher:
         try:
             fd = os.open(source.path, os.O_RDONLY | os.O_CLOEXEC)
             try:
-                source.check(os.fstat(fd))
                 end = part.offset + part.size
+                if part.size > self._piece_bytes:  # else the check behind it comes as soon
+                    source.check(os.fstat(fd))
                 for offset in range(part.offset, end, self._piece_bytes):
                     if self._stopped:
                         break
@@ -292,7 +332,7 @@ class _Hasher:
 
 def read_exactly(fd: int, view: memoryview, offset: int, source: SourceFile) -> None:
     """Fill ``view`` from ``offset`` of an open file. :class:`LocalError` when it is too short."""
-    filled = 0
+    filled = os.preadv(fd, [view], offset)  # nearly always all of it
     while filled < len(view):
         size = os.preadv(fd, [view[filled:]], offset + filled)
         if size == 0:

@@ -16,6 +16,7 @@ FindPeers = Callable[[], Iterable[PeerRecord]]
 class Serving(Protocol):
     """What serves the pieces of a download to others. :class:`~peer.seeder.Seeder` does."""
 
+    def expect(self, content: bytes, met: Callable[[PeerRecord], object]) -> None: ...
     def add(
         self, content: Content, here: Ranges | None, knows: Callable[[str], Ranges] | None = None
     ) -> None: ...

@@ -30,7 +30,7 @@ from collections.abc import Mapping
 
 from peer.limits import PeerLimits
 from peer.link import close, tune
-from peer.offers import Knows, Offers
+from peer.offers import Knows, Met, Offers
 from peer.ranges import Ranges
 from peer.shared import Content
 from peer.slots import Slots
@@ -86,6 +86,11 @@ class Seeder:
         self._teller.start()
 
     # -- contents under download ------------------------------------------------------------------
+
+    def expect(self, content: bytes, met: Met) -> None:
+        """``content`` is about to be put in by :meth:`add`; ``met`` hears of peers that fetch it
+        as well, in any thread, until :meth:`remove`."""
+        self.offers.expect(content, met)
 
     def add(self, content: Content, here: Ranges | None, knows: Knows | None = None) -> None:
         """Serve ``content`` as well, of which the pieces ``here`` (None: all) are there now.

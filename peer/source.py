@@ -7,7 +7,7 @@ A thread does everything for its connection, with one buffer that it keeps. Hand
 another thread was measured to cost up to a CPU second for each GiB; ``recv``, SHA-256 and
 ``pwrite`` release the interpreter lock, so two such threads already overlap fully.
 
-The thread belongs to a download, which it sees as a :class:`Task`.
+The thread belongs to a download, which it sees as a :class:`~peer.task.Task`.
 """
 
 from __future__ import annotations
@@ -15,11 +15,10 @@ from __future__ import annotations
 import itertools
 import os
 import select
-import threading
 import time
 from collections import deque
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from peer import messages
 from peer.decisions import Ask, AskManifest, Decision, Done, GiveUp, Rest, Wait
@@ -29,8 +28,7 @@ from peer.messages import PIECES_MAX, Cancel, GetManifest, Have, Hello, Request
 from peer.pieces import Run, Span, batches
 from peer.ranges import Ranges
 from peer.store import Store
-from peer.swarm import Swarm
-from peer.throttle import Throttle
+from peer.task import Task
 from tracker_raft.commands import Operation, PeerRecord, check_int
 from tracker_raft.config import Address
 from tracker_raft.errors import BadRequest, Busy
@@ -40,44 +38,6 @@ BUFFER_BYTES_MIN = 256 * 1024
 BITMAP_BYTES_MAX = PIECES_MAX // 8
 BUSY_S = 1.0
 """Before a busy peer that did not say when is asked again."""
-
-
-class Task(Protocol):
-    """What a connection needs of its download. ``changed`` guards ``swarm``, ``stopped`` and
-    ``waiting``."""
-
-    @property
-    def changed(self) -> threading.Condition: ...
-    @property
-    def swarm(self) -> Swarm: ...
-    @property
-    def content(self) -> bytes: ...
-    @property
-    def stopped(self) -> bool: ...
-    @property
-    def waiting(self) -> set[Source]:
-        """Connections to wake by :meth:`Source.wake` at the next fact."""
-
-    @property
-    def down(self) -> Throttle: ...
-    @property
-    def store(self) -> Store | None:
-        """Set before the swarm is told of the manifest."""
-
-    def wake(self) -> None:
-        """Let everybody look again. Under ``changed``."""
-
-    def gained(self, first: int, count: int) -> None:
-        """These pieces are verified and on disk. Without any lock."""
-
-    def pause(self, seconds: float) -> None:
-        """Wait, unless the download stops meanwhile."""
-
-    def manifest_size(self, announced: object) -> int:
-        """The size of the manifest that a peer announces. Raises :class:`BadRequest`."""
-
-    def describe(self, encoded: bytearray) -> None:
-        """Take the manifest. Raises :class:`BadRequest` when it is not that of the content."""
 
 
 @dataclass(slots=True)
@@ -94,6 +54,8 @@ class Greeting(NamedTuple):
     """The pieces it has, None for all."""
     start_at: int | None
     """Where it proposes to begin."""
+    others: list[PeerRecord]
+    """Who fetches from it as well."""
 
 
 class Source:
@@ -105,7 +67,7 @@ class Source:
         self._limits = limits
         self._frame_bytes_max = limits.frame_bytes_max
         self._own_peer = own_peer
-        self._peer = record.peer
+        self.peer = record.peer
         self._link: Link | None = None
         self._pending: deque[_Pending] = deque()
         self._number = 0
@@ -113,6 +75,7 @@ class Source:
         self._features: frozenset[str] = frozenset()
         self._told_pieces = 0
         self._wake_fd = -1
+        self._retired = False
         self.asked = False
         """Whether it was asked for anything of the content."""
         self.bytes_verified = 0
@@ -138,21 +101,23 @@ class Source:
         """
         hello = Hello(PEER_PROTOCOL_VERSION, self._own_peer)
         self._number += 1
-        have = Have(self._task.content, follow=True)
+        address, zone = self._task.served_at
+        have = Have(self._task.content, follow=True, address=address, zone=zone)
         self._send(messages.encode_request(0, hello) + messages.encode_request(self._number, have))
         features = messages.parse_reply(0, self._frame()).get("features", ())
         if isinstance(features, list | tuple):
             self._features = frozenset(word for word in features if isinstance(word, str))
         result = messages.parse_reply(self._number, self._frame())
+        others = messages.parse_others(result.get("others"))
         if result.get("complete") is True:
             start = result.get("start")
-            return Greeting(
-                None, None if start is None else check_int("start", start, 0, PIECES_MAX)
-            )
+            if start is not None:
+                check_int("start", start, 0, PIECES_MAX)
+            return Greeting(None, start, others)
         size = check_int("bytes", result.get("bytes"), 0, BITMAP_BYTES_MAX)
         bitmap = bytearray(size)
         self._receive(memoryview(bitmap))
-        return Greeting(Ranges.from_bitmap(bytes(bitmap), size * 8), None)
+        return Greeting(Ranges.from_bitmap(bytes(bitmap), size * 8), None, others)
 
     def transfer(self, depth: int) -> None:
         """Do what the swarm decides until it is done, gives this peer up, or the task stops.
@@ -162,9 +127,11 @@ class Source:
         """
         try:
             while not self._task.stopped:
-                decision = self._ask_ahead(depth)
+                decision = self._ask_ahead(0 if self._retired else depth)
                 if self._pending:
                     self._receive_run()
+                elif self._retired:
+                    return
                 elif isinstance(decision, AskManifest):
                     self._fetch_manifest()
                 elif isinstance(decision, Wait):
@@ -175,10 +142,16 @@ class Source:
         finally:
             with self._task.changed:
                 for pending in self._pending:
-                    self._task.swarm.ended(self._peer, pending.run)
+                    self._task.swarm.ended(self.peer, pending.run)
                 self._pending.clear()
                 self._task.waiting.discard(self)
                 self._task.wake()
+
+    def retire(self) -> None:
+        """End when what was asked for has come; under the lock of the download."""
+        self._retired = True
+        if self in self._task.waiting:
+            self.wake()
 
     def abort(self) -> None:
         """Wake the thread; from any thread."""
@@ -216,7 +189,7 @@ class Source:
             if len(self._pending) > 1 and "cancel" in self._features:
                 cancelled = self._cancel_unneeded()
             while len(self._pending) < depth:
-                decision = swarm.next(self._peer, now_s)
+                decision = swarm.next(self.peer, now_s)
                 if not isinstance(decision, Ask):
                     break
                 self._number += 1
@@ -244,7 +217,7 @@ class Source:
         """Mark the requests that others have answered; the oldest is under way already."""
         numbers = []
         for pending in itertools.islice(self._pending, 1, None):
-            if not pending.cancelled and self._task.swarm.unneeded(self._peer, pending.run):
+            if not pending.cancelled and self._task.swarm.unneeded(self.peer, pending.run):
                 pending.cancelled = True
                 numbers.append(pending.number)
         return numbers
@@ -274,7 +247,7 @@ class Source:
             self._task.describe(encoded)
         finally:
             with self._task.changed:
-                self._task.swarm.manifest_ended(self._peer)
+                self._task.swarm.manifest_ended(self.peer)
                 self._task.wake()
 
     # -- receiving --------------------------------------------------------------------------------
@@ -300,7 +273,7 @@ class Source:
                 raise messages.Answered(error.error, f"said it has pieces {run} and ") from error
             with self._task.changed:
                 until_s = time.monotonic() + (error.error.retry_after_s or BUSY_S)
-                self._task.swarm.busy(self._peer, until_s)
+                self._task.swarm.busy(self.peer, until_s)
         finally:
             self._pending.popleft()
             self._end_run(run)
@@ -309,28 +282,36 @@ class Source:
         if not self._buffer:
             size = max(store.manifest.piece_bytes, BUFFER_BYTES_MIN)
             self._buffer = memoryview(bytearray(size))
-        for batch, size in batches(spans, len(self._buffer)):
-            self._task.down.wait(size, self._task.pause)
-            self._receive(self._buffer[:size])
-            self.bytes_payload += size
-            place = right = 0
-            try:
+        first, right, right_bytes = run.first, 0, 0
+        bring_at_s = time.monotonic() + self._limits.tell_interval_s
+        try:
+            for batch, size in batches(spans, len(self._buffer)):
+                self._task.down.wait(size, self._task.pause)
+                self._receive(self._buffer[:size])
+                self.bytes_payload += size
+                place = 0
                 for span in batch:
                     data = self._buffer[place : place + span.length]
                     if not store.put(span, data):
                         raise BadRequest(f"sent wrong bytes for piece {span.piece}")
                     place += span.length
                     right += 1
-            finally:
-                if right:
-                    self._bring(run, batch[0].piece, right, place)
+                    right_bytes += span.length
+                if (now_s := time.monotonic()) >= bring_at_s:
+                    bring_at_s = now_s + self._limits.tell_interval_s
+                    self._bring(run, first, right, right_bytes)
+                    first, right, right_bytes = first + right, 0, 0
+        finally:
+            if right:
+                self._bring(run, first, right, right_bytes)
 
     def _bring(self, run: Run, first: int, count: int, size: int) -> None:
-        """These pieces of a run are on disk."""
+        """These pieces of a run are on disk. Told together where they come fast: one fact costs
+        as much as many."""
         self.bytes_verified += size
         with self._task.changed:
             swarm = self._task.swarm
-            swarm.arrived(self._peer, run, first, count, time.monotonic())
+            swarm.arrived(self.peer, run, first, count, time.monotonic())
             if swarm.done:
                 self._task.wake()
         self._task.gained(first, count)
@@ -339,7 +320,7 @@ class Source:
         """What did not come is free again."""
         with self._task.changed:
             free_before = self._task.swarm.free_count
-            self._task.swarm.ended(self._peer, run)
+            self._task.swarm.ended(self.peer, run)
             if self._task.swarm.free_count != free_before:
                 self._task.wake()
 
@@ -376,9 +357,9 @@ class Source:
             raise BadRequest(f"told of {self._told_pieces} pieces of {count}")
         with self._task.changed:
             for run in runs:
-                self._task.swarm.told(self._peer, run.first, run.count)
+                self._task.swarm.told(self.peer, run.first, run.count)
             for other in self._task.waiting:
-                if other._peer == self._peer:
+                if other.peer == self.peer:
                     other.wake()
         return True
 
@@ -386,4 +367,4 @@ class Source:
         self._connected().receive_into(view)
 
     def __repr__(self) -> str:
-        return f"<Source {self._peer} at {self._record.address}, {len(self._pending)} pending>"
+        return f"<Source {self.peer} at {self._record.address}, {len(self._pending)} pending>"

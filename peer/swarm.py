@@ -20,6 +20,9 @@ Rules, each tested by its name (``tests/unit/test_swarm.py``,
 * **eight in flight**: at most ``requests_in_flight_max`` runs are asked of one peer, over all
   connections to it, ``requests_in_flight_crowd`` in a crowd, and no more than it delivers in
   ``ahead_s`` beyond the second;
+* **the seeder is spared**: while partial peers enough are asked for pieces, a complete one is
+  asked for one run at a time: it goes on giving all that its link can give, because many ask it,
+  and where the link is not what lacks, the partial peers do most of the work;
 * **runs by rate and time**: a run is what the peer delivers in ``run_s``;
 * **who sends wrong bytes is banned**: the peer is never asked again in this download, and the
   reason is kept;
@@ -111,7 +114,7 @@ class Swarm:
             raise BadRequest(f"told of pieces {first}+{count} of {self._pieces.count}")
         if state.has is None:
             return
-        news = Ranges((first, first + count)).minus(state.has)
+        news = Ranges(*state.has.gaps(first, first + count))
         self._count_in(news)
         state.has.add(first, first + count)
         if self._pieces is not None and state.has.count == self._pieces.count:
@@ -148,7 +151,7 @@ class Swarm:
         self._free.remove(first, first + count)
         self._started.remove(first, first + count)
         for start, end in self._wanted.within(first, first + count):
-            new = Ranges((start, end)).minus(self._verified)
+            new = self._verified.gaps(start, end)
             self._verified.add(start, end)
             if self._pieces is not None:
                 self.bytes_verified += sum(self._pieces.bytes_of(a, b - a) for a, b in new)
@@ -239,17 +242,22 @@ class Swarm:
     def _next_for_manifest(self, peer: str, now_s: float) -> Decision:
         newest_s = max(self._manifest_asked.values(), default=None)
         waiting = newest_s is not None and now_s - newest_s < self._limits.manifest_wait_s
-        if waiting or peer in self._manifest_asked:
+        has = self._peers[peer].has
+        nothing = has is not None and not has  # who has no piece has no manifest yet
+        if waiting or nothing or peer in self._manifest_asked:
             return Wait()
         self._manifest_asked[peer] = now_s
         return AskManifest()
 
     def _has_room(self, state: PeerState, now_s: float, pieces: PieceMap) -> bool:
         limits = self._limits
-        crowd = len(self._peers) >= limits.many_peers
         flight_max = limits.requests_in_flight_max
-        if crowd:
+        if len(self._peers) >= limits.many_peers:
             flight_max = min(flight_max, limits.requests_in_flight_crowd)
+            if state.claims and state.has is None:
+                partial = sum(1 for one in self._peers.values() if one.claims and one.has)
+                if partial >= limits.many_peers - 1:
+                    flight_max = min(flight_max, limits.requests_in_flight_spared)
         if len(state.claims) >= flight_max:
             return False
         if len(state.claims) < 2 or (rate := state.rate.bytes_s(now_s)) is None:

@@ -27,7 +27,7 @@ from peer.pieces import Span
 from peer.shared import Content
 from peer.throttle import Throttle
 from tracker_raft import wire
-from tracker_raft.commands import Operation
+from tracker_raft.commands import Operation, PeerRecord
 from tracker_raft.errors import BadRequest, Busy, LimitReached, LocalError, NotFound, P2PError
 
 GATHER_BYTES = 256 * 1024
@@ -216,15 +216,25 @@ class Upload:
             encoded = offers.find(operation.content).encoded
             self._reply(number, {"bytes": len(encoded)}, encoded)
         elif isinstance(operation, Have):
-            count = offers.find(operation.content).manifest.pieces.count
-            here = offers.here(operation.content, self if operation.follow else None)
-            if here is None:
-                self._reply(number, {"complete": True, "start": offers.start(count)})
-                return
-            bitmap = here.to_bitmap(count)
-            self._reply(number, {"complete": False, "bytes": len(bitmap)}, bitmap)
-            if operation.follow:
-                self._following.add(operation.content)
+            self._tell_pieces(number, operation)
+
+    def _tell_pieces(self, number: int, have: Have) -> None:
+        offers, content = self._host.offers, have.content
+        here = offers.here(content, self if have.follow else None)
+        result: dict[str, object] = {}
+        if have.address:
+            record = PeerRecord(self.peer, have.address, False, have.zone)
+            result["others"] = messages.encode_others(offers.others(content, self, record))
+        if here is None:
+            count = offers.find(content).manifest.pieces.count
+            result.update(complete=True, start=offers.start(count))
+            self._reply(number, result)
+            return
+        bitmap = here.to_bitmap(offers.find(content).manifest.pieces.count) if here else b""
+        result.update(complete=False, bytes=len(bitmap))
+        self._reply(number, result, bitmap)
+        if have.follow:
+            self._following.add(content)
 
     def _reply(self, number: int, result: Mapping[str, object], payload: bytes = b"") -> None:
         header = messages.encode_ok(number, result)
@@ -243,6 +253,12 @@ class Upload:
         if self._unsent:
             self._socket.sendall(self._unsent)
             self._unsent = b""
+
+    def _send_news(self) -> None:
+        """Between two answers: on a connection that is always busy :meth:`tell` comes too late."""
+        for content in self._following:
+            if runs := self._host.offers.news(content, self):
+                self._socket.sendall(messages.encode_news(content, runs), socket.MSG_MORE)
 
     # -- pieces -----------------------------------------------------------------------------------
 
@@ -283,6 +299,7 @@ class Upload:
         buffer[:filled] = header
         with self._sending:
             self._send_unsent()
+            self._send_news()
             for span in spans:
                 with content.open(span.file) as fd:
                     if span.length > SMALL_BYTES:

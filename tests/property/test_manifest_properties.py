@@ -103,5 +103,11 @@ def test_pieces_cover_every_byte_once(sizes: list[int], piece_bytes: int) -> Non
         for place in range(span.offset, span.offset + span.length):
             seen[span.file][place] += 1
         assert list(pieces.spans(number, 1)) == [span]
+        rest = [later.length for later in spans[number:]]
+        for count in range(1, min(len(rest), 9) + 1):
+            size = sum(rest[:count])
+            assert pieces.bytes_of(number, count) == size
+            assert pieces.fitting(number, len(rest), size) == count
+            assert pieces.fitting(number, len(rest), size - 1) == max(count - 1, 1)
     assert all(set(file) <= {1} for file in seen)
     assert sum(pieces.pieces_of(file).count for file in range(len(sizes))) == pieces.count

@@ -11,7 +11,7 @@ from collections import Counter
 
 import pytest
 
-from peer.choice import ByRate, Candidate, NearFirst, PeerChoice, RoundRobin
+from peer.choice import ByRate, Candidate, Learning, NearFirst, PeerChoice, RoundRobin
 from peer.contacts import CONTACTS_MAX, Contacts
 from peer.limits import PeerLimits
 from peer.rates import Rate, run_bytes
@@ -79,7 +79,11 @@ def some(count: int, **what: object) -> list[Candidate]:
     return [Candidate(f"p{number:02}", **what) for number in range(count)]  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("choice", [RoundRobin(), ByRate(random.Random(1))], ids=["turn", "rate"])
+@pytest.mark.parametrize(
+    "choice",
+    [RoundRobin(), ByRate(random.Random(1)), Learning(random.Random(1))],
+    ids=["turn", "rate", "learning"],
+)
 def test_every_choice_keeps_its_promises(choice: PeerChoice) -> None:
     """Broken if a choice takes more places than there are, one twice, or who is connected."""
     candidates = [*some(10), Candidate("held", connected=True), Candidate("q", rate_bytes_s=5.0)]
@@ -88,7 +92,7 @@ def test_every_choice_keeps_its_promises(choice: PeerChoice) -> None:
         assert len(chosen) == len(set(chosen)) == min(places, 11)
         assert "held" not in chosen
     assert choice.choose([], 3) == []
-    assert choice.release([]) is None
+    assert choice.release([], candidates) is None
 
 
 def test_round_robin_gives_everybody_a_turn() -> None:
@@ -110,8 +114,10 @@ def test_the_slowest_makes_room() -> None:
     """Broken if peers that deliver nothing to speak of hold every place."""
     choice = ByRate(random.Random(1))
     equal = some(3, connected=True, rate_bytes_s=1e6)
-    assert choice.release(equal) is None
-    assert choice.release([*equal, Candidate("slow", True, rate_bytes_s=1e4)]) == "slow"
+    assert choice.release(equal, [Candidate("new")]) is None
+    slow = [*equal, Candidate("slow", True, rate_bytes_s=1e4)]
+    assert choice.release(slow, [Candidate("new")]) == "slow"
+    assert choice.release(slow, [Candidate("tried", rate_bytes_s=1e9)]) is None
 
 
 def test_near_peers_first_and_a_few_far_ones() -> None:

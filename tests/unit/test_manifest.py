@@ -47,6 +47,13 @@ def plain(**changes: Any) -> dict[str, Any]:
     }
 
 
+def test_another_format_is_told_by_its_number() -> None:
+    """Broken: who meets a manifest of a later version, with keys that this one does not have, is
+    told that it is damaged instead of what to do about it."""
+    with pytest.raises(BadRequest, match="of format 2, this version reads 1"):
+        decode(msgpack.packb(plain(format=2, hash="blake3")))
+
+
 def test_a_manifest_survives_encoding() -> None:
     """Broken if a fetched tree would differ from the shared one."""
     manifest = tree(

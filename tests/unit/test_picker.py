@@ -17,7 +17,9 @@ from peer.pieces import PieceMap, Run
 from peer.ranges import Ranges
 
 PIECE = 1024
-LIMITS = dataclasses.replace(PeerLimits(), run_bytes_max=8 * PIECE, run_pieces_max=6)
+LIMITS = dataclasses.replace(
+    PeerLimits(), run_bytes_max=8 * PIECE, run_pieces_max=6, run_bytes_target=PIECE
+)
 ANYBODY = Asked(bytes_max=4 * PIECE)
 
 
@@ -28,6 +30,7 @@ def picked(
     counts: Availability | None = None,
     wishes: Wishes | None = None,
     pieces: PieceMap | None = None,
+    limits: PeerLimits = LIMITS,
     seed: int = 7,
 ) -> Run | None:
     whole = pieces or PieceMap([1000 * PIECE], PIECE)
@@ -36,7 +39,7 @@ def picked(
         peer,
         counts or Availability(whole.count),
         whole,
-        LIMITS,
+        limits,
         random.Random(seed),
         wishes or Wishes(),
     )
@@ -128,6 +131,24 @@ def test_it_starts_where_the_seeder_proposed() -> None:
     assert picked(Ranges((0, 1000)), whoever(start_at=618)) == Run(618, 4)
     assert picked(Ranges((0, 1000)), whoever(start_at=618, go_on_at=3)) == Run(3, 4)
     assert picked(Ranges((0, 1000)), whoever(start_at=10**9)) is not None
+
+
+def test_whole_blocks() -> None:
+    """Broken if what peers have falls into ever more and smaller ranges while they trade."""
+    limits = dataclasses.replace(LIMITS, run_bytes_target=4 * PIECE)
+    free = Ranges((0, 1000))
+    for seed in range(20):
+        run = picked(free, limits=limits, seed=seed)
+        assert run is not None and (run.first % 4, run.count) == (0, 4)
+    assert picked(free, whoever(go_on_at=7), limits=limits) == Run(7, 1)
+    assert picked(free, whoever(go_on_at=6, bytes_max=6 * PIECE), limits=limits) == Run(6, 6)
+    assert picked(free, whoever(go_on_at=5, bytes_max=2 * PIECE), limits=limits) == Run(5, 2)
+    # What ends there anyway is not cut once more, and a small content has no blocks.
+    assert picked(Ranges((6, 10)), whoever(go_on_at=6), limits=limits) == Run(6, 4)
+    small = PieceMap([60 * PIECE], PIECE)
+    assert {picked(Ranges((0, 60)), pieces=small, limits=limits, seed=s) for s in range(500)} > {
+        Run(first, 4) for first in (1, 2, 3)
+    }
 
 
 def test_availability_counts_every_peer() -> None:

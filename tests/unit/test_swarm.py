@@ -142,6 +142,32 @@ def test_few_in_flight_in_a_crowd() -> None:
     assert len(ask_all(swarm, "a")) == LIMITS.requests_in_flight_crowd == 3
 
 
+def test_the_seeder_is_spared() -> None:
+    """Broken if a swarm goes on taking from its seeder what its peers have already."""
+    swarm = swarm_of(1000, "seeder")
+    for peer, start in (("a", 0), ("b", 300), ("c", 600)):
+        swarm.connected(peer, Ranges((start, start + 300)))
+    asked = ask_all(swarm, "seeder")
+    assert len(asked) == LIMITS.requests_in_flight_crowd, "nobody else is asked yet"
+    assert min(numbers(asked)) >= 900, "it alone has these"
+    for run in asked:
+        swarm.ended("seeder", run)
+    for peer in "abc":
+        assert len(ask_all(swarm, peer)) == LIMITS.requests_in_flight_crowd
+    assert len(ask_all(swarm, "seeder")) == 1, "the others do the work"
+    swarm.lost("c")
+    assert len(ask_all(swarm, "seeder")) == 7, "no crowd any more"
+
+
+def test_who_has_nothing_is_not_asked_for_the_manifest() -> None:
+    """Broken if a newcomer is given up because it does not have the manifest yet either."""
+    swarm = Swarm(LIMITS, random.Random(1))
+    swarm.connected("new", Ranges())
+    assert isinstance(swarm.next("new", NOW_S), Wait)
+    swarm.connected("old", Ranges((0, 1)))
+    assert swarm.next("old", NOW_S) == AskManifest()
+
+
 def test_a_slow_peer_is_asked_little_ahead() -> None:
     """Broken if a peer of a few bytes a second is given megabytes to bring."""
     swarm = swarm_of(1000, "a", "b")
