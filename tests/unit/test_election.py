@@ -224,6 +224,25 @@ def test_a_belief_that_ended_does_not_come_back_with_a_longer_time_out() -> None
     assert node.at(TIMEOUT_S * 1.1, timeout_s=TIMEOUT_S * 1.5)[0] == Answer("n3", 1, granted=True)
 
 
+def test_who_stood_still_itself_looks_again_before_it_stands() -> None:
+    """Broken: a machine that stops for a moment deposes a leader that stopped with it."""
+    node = Node()
+    assert node.at(TIMEOUT_S * 3, late_s=TIMEOUT_S * 2) == []
+    assert node.at(TIMEOUT_S * 3.2, late_s=0.0) == []
+    node.elections.heard(node.here)
+    assert node.at(TIMEOUT_S * 4.1) == []
+
+
+def test_who_looked_again_in_vain_stands() -> None:
+    """Broken: on a machine that is always late nobody replaces a dead leader."""
+    node = Node()
+    assert node.at(TIMEOUT_S * 1.5, late_s=TIMEOUT_S) == []
+    assert node.at(TIMEOUT_S * 1.9, late_s=0.0) == ASKS
+    node = Node()
+    turns = [node.at(TIMEOUT_S * (1.5 + turn), late_s=TIMEOUT_S) for turn in range(3)]
+    assert turns == [[], [], ASKS]
+
+
 def test_a_request_is_not_held_for_ever() -> None:
     """Broken: a request of long ago is granted to somebody who forgot it."""
     node = Node()
@@ -352,6 +371,23 @@ def test_told_to_stand_it_does_so_without_asking() -> None:
     node.elections.told_to_stand()
     assert node.elections.deadline_s(node.here) == node.here.now_s
     assert node.at(0.0) == [Stand(forced=True)]
+    assert node.at(0.0) == []
+
+
+def test_a_sign_of_life_behind_the_word_to_stand_does_not_take_it_back() -> None:
+    """Broken: when both come in one read nobody stands, and the leader waits, paused, in vain."""
+    node = Node()
+    node.elections.told_to_stand()
+    node.elections.heard(node.here)
+    assert node.at(0.0) == [Stand(forced=True)]
+
+
+def test_a_new_leader_takes_back_the_word_of_the_old_one() -> None:
+    """Broken: a node that was told late to stand deposes the one that was elected meanwhile."""
+    node = Node()
+    node.elections.told_to_stand()
+    node.here = replace(node.here, term=4, leader="n3")
+    node.elections.heard(node.here)
     assert node.at(0.0) == []
 
 

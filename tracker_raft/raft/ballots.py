@@ -30,6 +30,8 @@ class Here:
     """Whom this node follows (itself when it leads), if anyone."""
     log: LastLog
     linked: tuple[str, ...]
+    late_s: float = 0.0
+    """How much later than due this moment came: the node itself stood still for so long."""
     catching_up: bool = False
     """It has committed entries still to apply: it could win, and then not lead until it has."""
 

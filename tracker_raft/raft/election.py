@@ -25,6 +25,10 @@ Theory
   then a lower id). So two that ask at the same time do not split the votes. Who is asked by a
   candidate with a worse log than its own stands itself.
 
+* **Who stood still itself looks again.** A machine that stops for a moment stops its leader and its
+  followers alike, and when it goes on the silence is nobody's death. A node whose own turn came
+  late waits for one more sign of life, twice in a row at most.
+
 A second attempt comes after a time-out times 1 to 2, by a number that differs from node to node.
 
 What to re-check when you change it: ``tests/unit/test_election.py``, and the simulation, whose
@@ -54,6 +58,11 @@ from tracker_raft.raft.ballots import (
 
 HELD_TIMEOUTS = 2.0
 """A request is held for this many time-outs at most; its candidate asks again by then."""
+LATE_TIMEOUTS = 1 / 8
+"""A turn that begins later than this many time-outs does not trust its clock."""
+LOOK_AGAIN_TIMEOUTS = 1 / 3
+"""More than the time between two signs of life."""
+LOOKS = 2
 FAVOUR_STAGGERS = 3.0
 """A granted candidate is favoured for this many staggers."""
 
@@ -130,12 +139,18 @@ class Elections:
         self._due_s = here.now_s if members == 1 else self._grace_until_s
         self._ranked = False
         """The place in the order of standing is counted in ``_due_s``."""
+        self._looks = LOOKS
+        self._look_again_s = -math.inf
+        """Until then silence is not death: this node stood still itself."""
         self._silent = False
         """The leader was silent for too long once: only its own word can undo that, not a time-out
         that has grown meanwhile."""
         self._gone: str | None = None
         """A leader whose process is proved gone."""
         self._forced = False
+        self._told = False
+        """The leader of ``_heard_term`` hands over to this node."""
+        self._heard_term = 0
         self._observe = 0
         self._rounds = 0
         self._round: _Round | None = None
@@ -149,9 +164,13 @@ class Elections:
         """The leader this node follows said something."""
         self._heard_s = here.now_s
         self._due_s, self._ranked = here.now_s + here.timeout_s, False
-        self._grace_until_s = -math.inf
+        self._grace_until_s = self._look_again_s = -math.inf
+        self._looks = LOOKS
         self._gone = self._round = self._favourite = None
         self._forced = self._silent = False
+        # What it says behind its word to stand comes with that in one read, and takes nothing back.
+        self._told = self._told and here.term == self._heard_term
+        self._heard_term = here.term
 
     def leader_gone(self, leader: str, here: Here) -> None:
         """The process of the leader this node follows is proved gone."""
@@ -165,11 +184,11 @@ class Elections:
     def put_off(self, until_s: float) -> None:
         """This node cannot keep what a leader promises before then."""
         self._put_off(until_s)
-        self._forced = False
+        self._forced = self._told = False
 
     def told_to_stand(self) -> None:
-        """The leader hands over to this node."""
-        self._forced = True
+        """The leader that was heard last hands over to this node."""
+        self._told = True
 
     def hinted(self, term: int) -> None:
         """A member answered this leader that the term is ``term`` already."""
@@ -177,7 +196,7 @@ class Elections:
 
     def stood(self, here: Here) -> None:
         """This node raised its term and asked for votes."""
-        self._round, self._forced = None, False
+        self._round, self._forced, self._told = None, False, False
         self._favour(self._node, here)
         self._put_off(here.now_s + here.timeout_s * (1 + self._chance()))
 
@@ -225,18 +244,29 @@ class Elections:
         return here.leader not in (None, self._gone) and not self._is_silent(here)
 
     def _is_silent(self, here: Here) -> bool:
-        return self._silent or here.now_s >= self._heard_s + here.timeout_s
+        return self._silent or here.now_s >= self._ends_s(here)
+
+    def _ends_s(self, here: Here) -> float:
+        """When the belief in the leader ends, if nothing is heard."""
+        return max(self._heard_s + here.timeout_s, self._look_again_s)
+
+    def _look_again(self, here: Here) -> None:
+        """Put the end off if it only seems to have come because this node stood still."""
+        late = here.late_s > LATE_TIMEOUTS * here.timeout_s
+        if late and self._looks and not self._silent and here.now_s >= self._ends_s(here):
+            self._looks -= 1
+            self._look_again_s = here.now_s + LOOK_AGAIN_TIMEOUTS * here.timeout_s
 
     def deadline_s(self, here: Here) -> float:
         """When :meth:`step` has something to do although nothing happens."""
-        if self._answers or self._observe or self._forced:
+        if self._answers or self._observe or self._forced or self._told:
             return here.now_s
         if here.leads:
             return math.inf
         due_s = self._due_s if self._round is None else self._round.until_s
         if self._held:
             if self.believes(here):
-                due_s = min(due_s, max(self._heard_s + here.timeout_s, self._grace_until_s))
+                due_s = min(due_s, max(self._ends_s(here), self._grace_until_s))
             elif self._favourite is not None:
                 due_s = min(due_s, self._favourite.until_s)
         return due_s
@@ -244,9 +274,10 @@ class Elections:
     def step(self, here: Here) -> list[Action]:
         """What is to be done now."""
         actions, self._answers = self._answers, []
+        self._look_again(here)
         self._silent = self._is_silent(here)
         observe, self._observe = self._observe > here.term and self._observe, 0
-        forced, self._forced = self._forced, False
+        forced, self._forced, self._told = self._forced or self._told, False, False
         if observe:
             actions.append(Observe(observe))
         if forced and (observe or not here.leads):
@@ -311,7 +342,7 @@ class Elections:
             actions.append(Stand(forced=False))
             return
         if self.believes(here):
-            self._due_s = max(self._heard_s + here.timeout_s, self._grace_until_s)
+            self._due_s = max(self._ends_s(here), self._grace_until_s)
             return
         if not self._ranked:
             self._ranked = True

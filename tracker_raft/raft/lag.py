@@ -26,6 +26,8 @@ class LoopLag:
 
     def __init__(self, timeout_s: float) -> None:
         self._setting_s = timeout_s
+        self.late_s = 0.0
+        """How late the present turn began."""
         self._lag_s = 0.0
         self._at_s = 0.0
 

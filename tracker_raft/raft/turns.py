@@ -56,7 +56,10 @@ class Turns:
 
     def _run(self) -> None:
         asked_s, self._asked_s = self._asked_s, None
-        self._turn(self._scheduler.time())
+        now_s = self._scheduler.time()
+        overdue_s = self._timer_s if self._timer is not None else now_s
+        self._lag.late_s = max(now_s - min(overdue_s, asked_s or now_s), 0.0)
+        self._turn(now_s)
         if asked_s is not None:
             now_s = self._scheduler.time()
             self._lag.observe(now_s - asked_s, now_s)

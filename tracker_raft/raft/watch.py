@@ -66,6 +66,7 @@ class LeaderWatch:
             leader=engine.leader,
             log=LastLog(*engine.last_log),
             linked=self._lines.connected,
+            late_s=self._lag.late_s,
             catching_up=engine.applies_more,
         )
 
