@@ -84,7 +84,7 @@ def make_certificate(folder: Path) -> tuple[str, str]:
 def environment(folder: Path, cipher: str) -> dict[str, str]:
     """That of a process that offers one cipher suite only.
 
-    Python's ``ssl`` cannot choose among those of TLS 1.3 before 3.15; OpenSSL's own settings can.
+    Python's ``ssl`` cannot choose among those of TLS 1.3 up to 3.14; OpenSSL's own settings can.
     """
     if not cipher:
         return dict(os.environ)

@@ -14,10 +14,10 @@ Rules
 * One file for each path that was shared, replaced in one step: two processes that share at once
   both have a whole one, the later wins. The folder is bounded; what was not used for longest goes.
 
-What none of these stamps tell: a program that writes through a mapping of the file changes them
-when the kernel first notes the page as dirty, on tmpfs never; a raw write to the disk below the
-file system; a server of files whose clock stands still. Peers verify each piece they get, so a
-stale hash is never mistaken for content: they refuse the piece. ``share --rehash`` mends it.
+What none of these stamps tell: a program that writes through a mapping of the file and goes on
+(only its first write to a page changes them, until that page has gone to disk); a raw write to the
+disk below the file system; a server of files whose clock stands still. Peers verify each piece they
+get, so wrong bytes are refused, never taken. ``share --rehash`` mends it.
 
 Layout: a line that names the version, the SHA-256 of the rest, and one msgpack map: ``top``, and
 ``files``: from path inside the tree to stamps and joined hashes in one. The size of the pieces is

@@ -205,16 +205,19 @@ class Connection:
             left_s = deadline.left_s()
             if left_s <= 0:
                 raise ConnectionLost(f"was silent for {asked_s:.3g} s", sent=True)
-            if self._read(min(left_s, silence_s if pinged else quiet_s), heard):
+            patience_s = silence_s if pinged else quiet_s
+            if self._read(min(left_s, patience_s), heard):
                 heard = True
                 if pinged:
                     pinged, quiet_s = False, quiet_s * 2
+            elif left_s <= patience_s:
+                continue  # the time is over, or all but
             elif pinged:
                 for_s = asked_s - deadline.left_s()
                 raise ConnectionLost(
                     f"was silent for {for_s:.3g} s and answered no ping", sent=True, silent=True
                 )
-            elif deadline.left_s() > 0:
+            else:
                 pinged = True
                 self._ping(deadline)
 
