@@ -18,10 +18,12 @@ from tests.sim.mutants import VOTE_FORGOTTEN, mutated
 from tests.sim.run import library_globals
 from tests.sim.workload import SimClient
 from tests.sim.world import World
+from tracker_raft.entries import pack_operation
 from tracker_raft.errors import P2PError
 from tracker_raft.raft.election import Elections
 from tracker_raft.raft.engine import Role
 
+OPEN = pack_operation(0, 0, 0, {"op": "open_session"})
 SEEDS = range(4)
 T_S = 0.2
 """The election time-out."""
@@ -308,6 +310,44 @@ def test_a_leader_hands_over_in_milliseconds_and_nothing_fails(seed: int, nodes:
         assert it.until(lambda: it.leader() is it.cluster.nodes[target], limit_s=T_S)
         it.wait(1.0)
         assert sum(c.outcomes["unknown"] for c in it.clients) == unknown
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_what_arrives_while_a_leader_hands_over_waits_for_the_next_one(seed: int) -> None:
+    """Broken: it is given back at once, as if there had been no leader for long."""
+    with scene(seed) as it:
+        old = it.begin()
+        it.wait(3 * T_S)
+        assert it.led() is old and old.replica is not None and old.process is not None
+        replica, process, answers = old.replica, old.process, list[dict[str, object]]()
+
+        def submit() -> None:
+            deadline_s = process.time() + 10 * T_S
+            replica.submit(OPEN, deadline_s, lambda reply, at: answers.append(reply))
+
+        told = hand_over(it, old, it.followers()[-1].node)
+        for number in range(40):
+            it.world.after(number * 0.0002, process, submit)
+        assert it.until(lambda: len(answers) == 40)
+        assert told[0][1] is None
+        assert [reply for reply in answers if "ok" not in reply] == []
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_leader_hands_over_although_the_disks_are_slow(seed: int) -> None:
+    """Broken: a sign of life that meets the successor before its vote is durable is answered with
+    the new term, and the old leader takes its place back; its clients wait for nothing."""
+    with scene(seed) as it:
+        old = it.begin()
+        for node in it.cluster.nodes.values():
+            node.disk.latency_s = (0.05, 0.07)  # above the time between two signs of life
+        it.wait(2 * T_S + seed * 0.007)
+        target, replica = it.followers()[-1].node, old.replica
+        assert it.led() is old and replica is not None
+        before = replica.term
+        told = hand_over(it, old, target)
+        assert it.until(lambda: bool(told))
+        assert told == [(target, None)] and replica.term == before + 1
 
 
 @pytest.mark.parametrize("seed", SEEDS)

@@ -109,6 +109,19 @@ def test_it_is_abandoned_in_time_and_the_leader_goes_on(case: Case) -> None:
     assert not case.hand_over.paused and case.hand_over.deadline_s() is None
 
 
+def test_a_leader_that_was_elected_again_goes_on_at_once(case: Case) -> None:
+    """Broken: it has its place back, and proposes nothing until the time of the attempt is over."""
+    case.begin("n2")
+    case.acknowledged("n2", 2)
+    assert case.step() == ["n2"]
+    case.member.engine.observe_term(5)
+    case.member.lead()
+    case.step()
+    ((leader, why),) = case.told
+    assert leader is None and "n2 stood and was not elected; this one leads on" in str(why)
+    assert not case.hand_over.paused
+
+
 def test_two_that_ask_are_told_by_one_attempt(case: Case) -> None:
     """Broken: the second one is never answered."""
     case.begin("n3", deadline_s=5.0)

@@ -145,6 +145,7 @@ class Colleagues:
 
         Rounds asked longer than ``round_after_s`` ago are asked anew.
         """
+        self._leaderless_from_s = None
         self._intake.leader_is(None)  # what an earlier leader was asked is this node's to do now
         self._barrier.leader_is(None)
         now_s = self._now()

@@ -7,8 +7,9 @@ The steps of one attempt, taken in the turns of the replica:
    (``timeout_now``). Its vote requests are forced, so nobody holds them.
 3. *confirmed*: this node has heard the new leader. What waited goes to it.
 
-An attempt that is not confirmed in time is abandoned: this node leads on, or has lost the place
-to somebody else. Nothing is lost either way; it is the wait that is bounded.
+An attempt that is not confirmed in time is abandoned, and one after which this node was elected
+again: it leads on, or has lost the place to somebody else. Nothing is lost either way; it is the
+wait that is bounded.
 """
 
 from __future__ import annotations
@@ -49,6 +50,7 @@ class HandOver:
         self._target: str | None = None
         self._deadline_s = 0.0
         self._told: str | None = None
+        self._told_term = 0
         self._waiting: list[Done] = []
 
     @property
@@ -83,6 +85,8 @@ class HandOver:
                 self._abandon("no other leader was heard in time")
         elif now_s >= self._deadline_s:
             self._abandon("no other member caught up and was elected in time; this one leads on")
+        elif self._told is not None and engine.raftCurrentTerm != self._told_term:
+            self._abandon(f"{self._told} stood and was not elected; this one leads on")
         elif self._told is None and engine.raftCommitIndex == engine.last_log[1]:
             self._tell(now_s)
 
@@ -98,9 +102,8 @@ class HandOver:
                 break
         if self._told is not None:
             log.info("hands over to %s", self._told)
-            self._send(
-                self._members[self._told], {"type": "timeout_now", "term": engine.raftCurrentTerm}
-            )
+            self._told_term = engine.raftCurrentTerm
+            self._send(self._members[self._told], {"type": "timeout_now", "term": self._told_term})
 
     def _abandon(self, why: str) -> None:
         whom = self._target or "another tracker"

@@ -126,10 +126,14 @@ class Inbox:
     def _answer(self, node: str, answer: Message) -> None:
         if filters.is_raft(answer):
             self._outbox.send(self._members[node], answer)
-        else:
+        elif self._journal.full or self._journal.durable == self._journal.position:
+            # A term hint: behind the vote request of that term, which waits for the disk. Before
+            # it, a leader that hands over would take the place back from its successor.
             self._lines.send(node, answer)
 
     def _is_new_vote(self, node: str, term: int) -> bool:
+        if term != self._engine.raftCurrentTerm:
+            return False  # nor must it make this node forget who voted in its own term
         if self._votes[0] != term:
             self._votes = term, set()
         known, self._votes = node in self._votes[1], (term, self._votes[1] | {node})
