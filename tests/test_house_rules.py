@@ -67,7 +67,9 @@ PURE: dict[str, set[str]] = {
     "tracker_raft/wire.py": set(),
     "tracker_raft/commands.py": set(),
     "tracker_raft/entries.py": set(),
+    "tracker_raft/backup_format.py": set(),
     "tracker_raft/changes.py": set(),
+    "tracker_raft/log_view.py": set(),
     "tracker_raft/machine/history.py": set(),
     "tracker_raft/client/results.py": set(),
     "tracker_raft/machine/tracker_machine.py": set(),
@@ -84,6 +86,7 @@ PURE: dict[str, set[str]] = {
     "tracker_raft/raft/election.py": set(),
     "tracker_raft/raft/filters.py": set(),
     "tracker_raft/raft/flights.py": set(),
+    "tracker_raft/raft/founding.py": set(),  # files are handed in
     "tracker_raft/raft/gate.py": set(),
     "tracker_raft/raft/handover.py": set(),
     "tracker_raft/raft/hello.py": set(),

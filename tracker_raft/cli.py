@@ -15,8 +15,11 @@ from typing import Any, TypeVar
 import click
 import platformdirs
 
+from tracker_raft.cli_backup import backup, restore, restore_here
 from tracker_raft.cli_leadership import transfer_leadership
 from tracker_raft.cli_node import node
+from tracker_raft.cli_recover import recover
+from tracker_raft.cli_sight import log_word, snapshot
 from tracker_raft.cli_verify import verify_word
 from tracker_raft.cli_watch import watch
 from tracker_raft.cluster import Cluster
@@ -65,8 +68,22 @@ node_argument = click.argument("node", metavar="NODE|leader")
     help="Node i takes P+2(i-1) for clients and the next port for the other nodes. "
     "Default: free ports.",
 )
+@click.option(
+    "--restore",
+    "backup_file",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Begin with the files of this backup; --data-dir must be empty or not there yet.",
+)
 @json_option
-def up(n: int, data_dir: Path | None, detach: bool, base_port: int | None, as_json: bool) -> None:
+def up(
+    n: int,
+    data_dir: Path | None,
+    detach: bool,
+    base_port: int | None,
+    backup_file: Path | None,
+    as_json: bool,
+) -> None:
     """Start N trackers (odd, 1 to 9) on this machine, and show what happens to them.
 
     Ctrl-C stops them all. Their data survives: the same command brings it back.
@@ -75,10 +92,13 @@ def up(n: int, data_dir: Path | None, detach: bool, base_port: int | None, as_js
     Examples:
       p2p-cluster up 3
       p2p-cluster up 3 --detach --data-dir ./trackers --base-port 7000
+      p2p-cluster up 3 --data-dir ./restored --restore trackers.backup
     """
     directory = data_dir or platformdirs.user_data_path(APP)
     with sigterm_interrupts():
         try:
+            if backup_file is not None:
+                restore_here(backup_file, directory, n, base_port)
             cluster = Cluster.up(n, data_dir=directory, base_port=base_port, detach=detach)
         except BadRequest as error:
             raise click.UsageError(str(error)) from None
@@ -349,6 +369,11 @@ COMMANDS: list[click.Command] = [
     logs,
     transfer_leadership,
     node,
+    log_word,
+    snapshot,
+    backup,
+    restore,
+    recover,
     verify_word,
     watch,
 ]

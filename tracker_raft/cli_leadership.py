@@ -7,26 +7,13 @@ from pathlib import Path
 import click
 
 from tracker_raft.client import TrackerClient
-from tracker_raft.cluster import Cluster
-from tracker_raft.errors import BadRequest, NotFound
-from tracker_raft.terminal import APP, emit_json, last_cluster
+from tracker_raft.errors import BadRequest
+from tracker_raft.terminal import emit_json, endpoints_meant, tracker_options
 
 
 @click.command("transfer-leadership", short_help="Let another tracker lead.")
 @click.option("--to", metavar="NODE", help="Who is to lead. Default: whoever is most up to date.")
-@click.option(
-    "--tracker",
-    "trackers",
-    multiple=True,
-    metavar="HOST:PORT",
-    help="A tracker of the cluster; once for each. Default: those of --data-dir.",
-)
-@click.option(
-    "--data-dir",
-    type=Path,
-    metavar="DIR",
-    help="The directory of the cluster. Default: the cluster last brought up.",
-)
+@tracker_options
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, for a script.")
 def transfer_leadership(
     to: str | None, trackers: tuple[str, ...], data_dir: Path | None, as_json: bool
@@ -41,7 +28,7 @@ def transfer_leadership(
       p2p-cluster transfer-leadership --to n2 --tracker tracker-1:7000
     """
     try:
-        with TrackerClient(trackers or _endpoints(data_dir)) as client:
+        with TrackerClient(endpoints_meant(trackers, data_dir)) as client:
             leader = client.transfer_leadership(to)
     except BadRequest as error:
         raise click.UsageError(str(error)) from None
@@ -49,16 +36,3 @@ def transfer_leadership(
         emit_json({"leader": leader})
     else:
         click.echo(f"{leader} leads")
-
-
-def _endpoints(data_dir: Path | None) -> list[str]:
-    directory = data_dir or last_cluster()
-    if directory is None:
-        raise click.UsageError(
-            f"no cluster was brought up on this machine yet: name a tracker with --tracker, or "
-            f"bring one up with '{APP} up 3'"
-        )
-    try:
-        return Cluster.attach(directory).endpoints
-    except NotFound as error:
-        raise click.UsageError(str(error)) from None

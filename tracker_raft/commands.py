@@ -407,6 +407,50 @@ class TransferLeadership(Operation):
             raise BadRequest(f"to is {self.to!r}, expected a node id")
 
 
+@dataclass(frozen=True, slots=True)
+class TakeSnapshot(Operation):
+    """Let this tracker have a durable snapshot of at least entry ``index``; 0: of all it applied.
+
+    Reply: ``{"index", "term", "bytes", "sha256"}``. With ``hold`` the file is kept readable for
+    :class:`SnapshotPart` for a while, also when a newer snapshot takes its place.
+    """
+
+    op: ClassVar[str] = "snapshot"
+    index: int = 0
+    hold: bool = False
+
+    def __post_init__(self) -> None:
+        check_int("index", self.index, 0, INTEGER_MAX)
+        check_bool("hold", self.hold)
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotPart(Operation):
+    """Bytes of a snapshot that this tracker holds. Reply: ``{"data": bytes}``, from ``offset`` on.
+
+    ``not_found`` when it is not held (any more): take one anew.
+    """
+
+    op: ClassVar[str] = "snapshot_part"
+    sha256: bytes
+    offset: int
+
+    def __post_init__(self) -> None:
+        check_content("sha256", self.sha256)
+        check_int("offset", self.offset, 0, INTEGER_MAX)
+
+
+@dataclass(frozen=True, slots=True)
+class ReadLog(Operation):
+    """The last ``limit`` entries of this tracker's log. Reply: see ``docs/protocol.md``."""
+
+    op: ClassVar[str] = "log"
+    limit: int = 100
+
+    def __post_init__(self) -> None:
+        check_int("limit", self.limit, 1, 1_000)
+
+
 WRITES: tuple[type[Operation], ...] = (
     OpenSession,
     CloseSession,
@@ -427,6 +471,9 @@ _ALL: tuple[type[Operation], ...] = (
     Status,
     Ping,
     TransferLeadership,
+    TakeSnapshot,
+    SnapshotPart,
+    ReadLog,
 )
 BY_WORD: dict[str, type[Operation]] = {cls.op: cls for cls in _ALL}
 

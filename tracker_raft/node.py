@@ -41,13 +41,16 @@ def run(config: NodeConfig) -> None:
     Raises :class:`LocalError` (port or directory in use, disk failing), :class:`Damaged` or
     :class:`Unsupported` (the directory's contents), or whatever made the replica stop.
     """
-    with _owned(config.data_dir):
+    with owned(config.data_dir):
         asyncio.run(Tracker(config).serve())
 
 
 @contextmanager
-def _owned(directory: Path) -> Iterator[None]:
-    """The data directory, made if need be and held by this process alone."""
+def owned(directory: Path) -> Iterator[None]:
+    """The data directory, made if need be and held by this process alone.
+
+    Raises :class:`LocalError` when it is in use, or cannot be used.
+    """
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         lock = os.open(directory / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -134,6 +137,7 @@ class Tracker:
             replica.close()
             await server.close()
             await links.close()
+            control.close()
             writer.close()
             storage.close()
             memory.close()

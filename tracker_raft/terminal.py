@@ -13,7 +13,7 @@ import select
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePath
 from typing import Any, TypeVar
@@ -192,3 +192,42 @@ def last_cluster() -> Path | None:
         return None
     data_dir = value.get("data_dir") if value else None
     return Path(data_dir) if isinstance(data_dir, str) else None
+
+
+def tracker_options(function: _Function) -> _Function:
+    """Add ``--tracker`` and ``--data-dir``; their values go to :func:`endpoints_meant`."""
+    function = click.option(
+        "--data-dir",
+        type=Path,
+        metavar="DIR",
+        help="The directory of the cluster. Default: the cluster last brought up.",
+    )(function)
+    return click.option(
+        "--tracker",
+        "trackers",
+        multiple=True,
+        metavar="HOST:PORT",
+        help="A tracker of the cluster; once for each. Default: those of --data-dir.",
+    )(function)
+
+
+def endpoints_meant(trackers: Sequence[str], data_dir: Path | None) -> list[str]:
+    """``trackers``, else those of the cluster in ``data_dir``, else of the one last brought up.
+
+    Raises :class:`click.UsageError` when there are none or one is not an address.
+    """
+    if trackers:
+        return _addresses("--tracker", " ".join(trackers))
+    directory = data_dir or last_cluster()
+    if directory is None:
+        raise click.UsageError(
+            f"no cluster was brought up on this machine yet: name a tracker with --tracker, or "
+            f"bring one up with '{APP} up 3'"
+        )
+    layout = Layout.load(directory.expanduser().absolute())
+    if layout is None:
+        raise click.UsageError(
+            f"no cluster in {directory}: it holds no cluster.json; name a tracker with --tracker, "
+            f"or bring one up with '{APP} up 3'"
+        )
+    return layout.endpoints

@@ -30,7 +30,7 @@ pytestmark = [pytest.mark.system, pytest.mark.usefixtures("own_machine")]
 Command = Callable[..., "subprocess.CompletedProcess[str]"]
 WORDS = (
     *("up", "status", "down", "kill", "pause", "resume", "restart", "logs", "node"),
-    "transfer-leadership",
+    *("transfer-leadership", "log", "snapshot", "backup", "restore", "recover"),
 )
 STATUS_KEYS = [
     *("id", "role", "pid", "endpoint", "raft", "term", "commit", "applied", "state_hash"),
@@ -356,6 +356,13 @@ def test_logs_are_followed(p2p: Command, detached: dict[str, Any]) -> None:
         (["up", "0"], "odd number"),
         (["up", "many"], "not a valid integer"),
         (["up", "3", "--base-port", "65534"], "base port 65534"),
+        (["backup", "b"], "no cluster was brought up on this machine yet"),
+        (["backup", "b", "--tracker", "here"], "expected host:port"),
+        (["backup", "b", "--data-dir", "nowhere"], "no cluster in"),
+        (["log", "-n", "0"], "1<=x<=1000"),
+        (["restore", "b", "--data-dir", "d"], "does not exist"),
+        (["restore", ".", "--data-dir", "d"], "is a directory"),
+        (["recover", "nowhere"], "does not exist"),
         (["status"], "no cluster was brought up on this machine yet"),
         (["kill", "n1", "--data-dir", "nowhere"], "no cluster in"),
         (["node"], "--data-dir"),
