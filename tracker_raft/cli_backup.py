@@ -117,7 +117,7 @@ def restore(
     if one_node and (nodes is not None or base_port is not None):
         raise click.UsageError("--one-node makes one directory: no --nodes and no --base-port")
     # Imported here: it brings the whole consensus side, which most words of the line do not need.
-    from tracker_raft.rescue import restore_cluster, restore_node
+    from tracker_raft.restore import restore_cluster, restore_node
 
     try:
         if one_node:
@@ -146,6 +146,6 @@ def restore(
 
 def restore_here(file: Path, directory: Path, nodes: int, base_port: int | None) -> None:
     """Make the cluster that ``up --restore`` then starts. Raises what ``restore_cluster`` does."""
-    from tracker_raft.rescue import restore_cluster
+    from tracker_raft.restore import restore_cluster
 
     restore_cluster(file, directory, nodes, base_port=base_port)

@@ -43,7 +43,7 @@ def verify_word(data_dir: Path, as_json: bool) -> None:
 
 def _check_backup(path: Path, as_json: bool) -> None:
     """Raises :class:`~tracker_raft.errors.Damaged` and its like."""
-    from tracker_raft.rescue import read_backup
+    from tracker_raft.restore import read_backup
 
     head, machine = read_backup(path)
     files = machine.counts()["files"]

@@ -19,7 +19,7 @@ from tracker_raft.client.backup import take_backup
 from tracker_raft.commands import List
 from tracker_raft.errors import LocalError
 from tracker_raft.machine import TrackerMachine
-from tracker_raft.rescue import read_backup, restore_cluster
+from tracker_raft.restore import read_backup, restore_cluster
 
 pytestmark = [pytest.mark.system, pytest.mark.usefixtures("own_machine")]
 

@@ -13,7 +13,7 @@ from tracker_raft.commands import Lookup
 from tracker_raft.errors import BadRequest, Damaged, LocalError, Unsupported
 from tracker_raft.raft import snapshots
 from tracker_raft.raft.storage import Directory
-from tracker_raft.rescue import read_backup, restore_cluster, restore_node
+from tracker_raft.restore import read_backup, restore_cluster, restore_node
 
 
 @pytest.fixture
