@@ -21,6 +21,7 @@ from tracker_raft.raft.engine import Role
 from tracker_raft.raft.intake import NOWHERE, Position, Reply
 from tracker_raft.raft.links import Links
 from tracker_raft.raft.replica import Replica
+from tracker_raft.raft.status import Sight
 
 log = logging.getLogger("tracker_raft.control")
 
@@ -101,6 +102,7 @@ class Control:
         """The reply to ``status``; ``docs/protocol.md`` lists the fields."""
         config, replica, links = self._config, self._replica, self._links
         status = replica.status()
+        sight = status.sight
         own = next(m for m in config.members if m.node == config.node)
         return {
             "node": config.node,
@@ -122,6 +124,25 @@ class Control:
             "snapshot": status.snapshot,
             "log_entries": status.log_entries,
             "journal_syncs": status.journal_syncs,
-            "election_timeout_ms": round(status.election_timeout_s * 1000),
+            "log_bytes": sight.log_bytes,
+            "election_timeout_ms": round(sight.election_timeout_s * 1000),
+            "election": _election(sight),
+            "leader_silent_ms": _milliseconds(sight.leader_silent_s),
+            "behind": sight.behind,
             **replica.machine.counts(),
         }
+
+
+def _election(sight: Sight) -> dict[str, Any] | None:
+    if sight.election is None:
+        return None
+    return {
+        "term": sight.election.term,
+        "leader": sight.election.leader,
+        "reason": sight.election.reason or None,
+        "ago_ms": _milliseconds(sight.election_ago_s),
+    }
+
+
+def _milliseconds(seconds: float | None) -> int | None:
+    return None if seconds is None else round(seconds * 1000)

@@ -145,8 +145,9 @@ class Cluster:
         return self._crew.reports()
 
     def status(self) -> dict[str, Any]:
-        """``{"leader": id or None, "nodes": [{"id", "role", "pid", "endpoint", "raft", "term",
-        "commit", "applied", "state_hash", "alive", "paused", "reachable"}...]}``.
+        """``{"leader": id or None, "election": {...} or None, "nodes": [{"id", "role", "pid",
+        "endpoint", "raft", "term", "commit", "applied", "state_hash", "snapshot", "log_entries",
+        "log_bytes", "leader_silent_ms", "refused", "alive", "paused", "reachable", "lag"}...]}``.
 
         What only the node itself knows is None when it does not answer. One second at most.
         """

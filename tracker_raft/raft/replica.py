@@ -192,7 +192,7 @@ class Replica:
             journal_syncs=self.journal.syncs,
             disk_full=self.journal.full,
             snapshot=0 if self.keeper.durable is None else self.keeper.durable.index,
-            election_timeout_s=self._lag.timeout_s(self._scheduler.time()),
+            sight=self._watch.sight(self.journal),
         )
 
     @property
