@@ -72,6 +72,7 @@ PURE: dict[str, set[str]] = {
     "tracker_raft/log_view.py": set(),
     "tracker_raft/machine/history.py": set(),
     "tracker_raft/client/results.py": set(),
+    "tracker_raft/cluster/supervise.py": set(),
     "tracker_raft/machine/tracker_machine.py": set(),
     "tracker_raft/machine/registry.py": set(),
     "tracker_raft/machine/sessions.py": set(),

@@ -48,6 +48,8 @@ def down(data_dir: Path | None) -> None:
 def kill(node: str, data_dir: Path | None) -> None:
     """Kill a node, or whoever leads, with SIGKILL, as a crash would.
 
+    It stays dead until 'restart', or until 'up --supervise' starts it again a moment later.
+
     \b
     Example:
       p2p-cluster kill leader
