@@ -11,7 +11,9 @@ from bench.download import download
 from bench.failover import failover
 from bench.overload import overload
 from bench.picker import picker
+from bench.publish import publish
 from bench.reads import reads
+from bench.scale import scale
 from bench.snapshot import snapshot
 from tracker_raft.terminal import Guarded
 
@@ -29,7 +31,9 @@ main.add_command(failover)
 main.add_command(download)
 main.add_command(overload)
 main.add_command(picker)
+main.add_command(publish)
 main.add_command(reads)
+main.add_command(scale)
 main.add_command(snapshot)
 
 if __name__ == "__main__":
