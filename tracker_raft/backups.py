@@ -36,7 +36,10 @@ Answer = Callable[[Reply, Position], None]
 @dataclass(slots=True)
 class _Held:
     file: int
+    size: int
     used_s: float
+    read: bool = False
+    """Its last part was asked for: it is kept only while there is room."""
 
 
 class Backups:
@@ -108,13 +111,20 @@ class Backups:
         """Raises :class:`Busy`, :class:`Unavailable`."""
         held = self._held.get(snapshot.sha256)
         if held is None:
+            self._make_room()
             if len(self._held) >= HELD_MAX:
                 text = f"{HELD_MAX} snapshots are being read already"
                 raise Busy(text, retry_after_s=BUSY_RETRY_S)
-            held = self._held[snapshot.sha256] = _Held(self._open(snapshot), 0.0)
-        held.used_s = self._loop.time()
+            held = self._held[snapshot.sha256] = _Held(self._open(snapshot), snapshot.size, 0.0)
+        held.used_s, held.read = self._loop.time(), False
         if self._timer is None:
             self._timer = self._loop.call_later(HELD_S, self._let_go)
+
+    def _make_room(self) -> None:
+        for sha256, held in list(self._held.items()):
+            if held.read and len(self._held) >= HELD_MAX:
+                os.close(held.file)
+                del self._held[sha256]
 
     def _open(self, snapshot: Snapshot) -> int:
         """The file, if it is that snapshot: a newer one may be taking its name right now."""
@@ -152,6 +162,7 @@ class Backups:
         if held is None:
             raise NotFound("this snapshot is not held here (any more); take one anew")
         held.used_s = self._loop.time()
+        held.read = wanted.offset + PART_BYTES >= held.size
         try:
             file = os.dup(held.file)  # its own, for the other one may be let go meanwhile
         except OSError as error:

@@ -105,7 +105,8 @@ def _part_file(path: Path) -> Iterator[tuple[Path, BinaryIO]]:
     """``FILE.part``, empty and ours alone; gone in the end unless it was renamed."""
     part = path.with_name(path.name + ".part")
     try:
-        file = part.open("ab")
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+        file = os.fdopen(os.open(part, flags, 0o600), "ab")
     except OSError as error:
         raise LocalError(f"{part} cannot be written: {error.strerror or error}") from error
     with file:
