@@ -15,7 +15,9 @@ from bench.failover import failover
 from bench.hashing import hashing
 from bench.overload import overload
 from bench.picker import picker
+from bench.publish import publish
 from bench.reads import reads
+from bench.scale import scale
 from bench.small import one, small
 from bench.snapshot import snapshot
 from bench.swarm import swarm
@@ -40,7 +42,9 @@ main.add_command(download)
 main.add_command(hashing)
 main.add_command(overload)
 main.add_command(picker)
+main.add_command(publish)
 main.add_command(reads)
+main.add_command(scale)
 main.add_command(snapshot)
 main.add_command(one)
 main.add_command(small)

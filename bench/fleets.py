@@ -108,6 +108,9 @@ class OurFleet:
     def endpoints(self) -> list[str]:
         return self._cluster.endpoints
 
+    def endpoint_of(self, node: str) -> str:
+        return self._cluster.endpoint(node)
+
     def wait_ready(self) -> str:
         limit = time.monotonic() + READY_S
         while True:

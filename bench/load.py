@@ -105,10 +105,10 @@ class Reads(Requests):
         body = {"id": FIRST_ID, **operation.to_wire(), "level": str(level), "deadline_ms": 5_000}
         if level is commands.Level.SESSION:
             body["seen"] = seen
-        self._head, self._tail = wire.encode(body, FRAME_BYTES_MAX).split(_packed(FIRST_ID), 1)
+        self._head, self._tail = wire.encode(body, FRAME_BYTES_MAX).split(packed(FIRST_ID), 1)
 
     def take(self, number: int) -> tuple[bytes, Callable[[], object]]:
-        return self._head + _packed(number) + self._tail, _nothing
+        return self._head + packed(number) + self._tail, _nothing
 
 
 class Writes(Requests):
@@ -127,7 +127,7 @@ class Writes(Requests):
             **publish.to_wire(),
         }
         frame = wire.encode(body, FRAME_BYTES_MAX)
-        parts, places = [], [*(_packed(each) for each in mark), b"load/00000000"]
+        parts, places = [], [*(packed(each) for each in mark), b"load/00000000"]
         for place in places:
             part, frame = frame.split(place, 1)
             parts.append(part)
@@ -147,7 +147,7 @@ class Writes(Requests):
 
     def _frame(self, *numbers: int) -> bytes:
         name = b"load/%08x" % ((numbers[0] + self._run) & 0xFFFFFFFF)
-        id_, session, seq, low = map(_packed, numbers)
+        id_, session, seq, low = map(packed, numbers)
         a, b, c, d, e, f = self._parts
         return b"".join((a, id_, b, session, c, seq, d, low, e, name, f))
 
@@ -156,7 +156,7 @@ def _nothing() -> None:
     """A read holds no number of a session."""
 
 
-def _packed(number: int) -> bytes:
+def packed(number: int) -> bytes:
     """Five bytes, whatever the number: every reader of msgpack takes them."""
     return b"\xce" + struct.pack(">I", number)
 

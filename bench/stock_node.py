@@ -4,8 +4,8 @@
 
     python stock_node.py HOST PORT JOURNAL OWN_RAFT_ADDRESS OTHER...
 
-Serves lines at HOST:PORT: ``put KEY VALUE`` is answered ``ok``, or ``failed REASON``, once
-PySyncObj called back; ``status`` is answered with a line of JSON.
+Serves lines at HOST:PORT: ``put KEY VALUE...`` is answered ``ok``, or ``failed REASON``, once
+PySyncObj called back (several pairs are one command); ``status`` is answered with a line of JSON.
 """
 
 from __future__ import annotations
@@ -34,6 +34,8 @@ class Lines(socketserver.StreamRequestHandler):
             match line.decode().split():
                 case ["put", key, value]:
                     answer = self.server.put(key, value)
+                case ["put", *pairs]:
+                    answer = self.server.put_all(dict(zip(pairs[::2], pairs[1::2], strict=True)))
                 case _:
                     answer = self.server.status()
             self.wfile.write(answer.encode() + b"\n")
@@ -50,6 +52,13 @@ class Server(socketserver.ThreadingTCPServer):
         super().__init__(place, Lines)
 
     def put(self, key: str, value: str) -> str:
+        return self._answer(self._values.set, key, value)
+
+    def put_all(self, values: dict[str, str]) -> str:
+        return self._answer(self._values.update, values)
+
+    @staticmethod
+    def _answer(command: Any, *arguments: Any) -> str:
         done = threading.Event()
         reasons: list[Any] = []
 
@@ -57,7 +66,7 @@ class Server(socketserver.ThreadingTCPServer):
             reasons.append(reason)
             done.set()
 
-        self._values.set(key, value, callback=told)
+        command(*arguments, callback=told)
         if not done.wait(ANSWER_S):
             return "failed no answer"
         return "ok" if reasons[0] == pysyncobj.FAIL_REASON.SUCCESS else f"failed {reasons[0]}"

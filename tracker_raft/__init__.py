@@ -23,6 +23,8 @@ The map, in the order to read it:
 :mod:`.client`          TrackerClient: find a live tracker, fail over, run each write once
 :mod:`.node`            the composition root of one tracker process
 :mod:`.cluster`         Cluster.up(3): tracker processes on this machine, to use and to break
+:mod:`.restore`         a new cluster from a backup (``client.backup`` takes one)
+:mod:`.rescue`          a new cluster from one node, when a majority is lost
 :mod:`.cli`             the cluster words of ``p2p-cluster``
 ======================  ==========================================================================
 

@@ -7,20 +7,13 @@ from pathlib import Path
 import click
 
 from tracker_raft.client import TrackerClient
-from tracker_raft.cluster import Cluster
-from tracker_raft.errors import BadRequest, NotFound
-from tracker_raft.terminal import emit_json, resolve_trackers, trackers_option
+from tracker_raft.errors import BadRequest
+from tracker_raft.terminal import emit_json, endpoints_meant, tracker_options
 
 
 @click.command("transfer-leadership", short_help="Let another tracker lead.")
 @click.option("--to", metavar="NODE", help="Who is to lead. Default: whoever is most up to date.")
-@trackers_option
-@click.option(
-    "--data-dir",
-    type=Path,
-    metavar="DIR",
-    help="The directory of the cluster, in place of --trackers.",
-)
+@tracker_options
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, for a script.")
 def transfer_leadership(
     to: str | None, trackers: str | None, data_dir: Path | None, as_json: bool
@@ -35,7 +28,7 @@ def transfer_leadership(
       p2p-cluster transfer-leadership --to n2 --trackers tracker-1:7000
     """
     try:
-        with TrackerClient(_endpoints(trackers, data_dir)) as client:
+        with TrackerClient(endpoints_meant(trackers, data_dir)) as client:
             leader = client.transfer_leadership(to)
     except BadRequest as error:
         raise click.UsageError(str(error)) from None
@@ -43,12 +36,3 @@ def transfer_leadership(
         emit_json({"leader": leader})
     else:
         click.echo(f"{leader} leads")
-
-
-def _endpoints(trackers: str | None, data_dir: Path | None) -> list[str]:
-    if data_dir is None:
-        return resolve_trackers(trackers)
-    try:
-        return Cluster.attach(data_dir).endpoints
-    except NotFound as error:
-        raise click.UsageError(str(error)) from None

@@ -12,8 +12,12 @@ from pathlib import Path
 
 import click
 
+from tracker_raft import log_format as logs
 from tracker_raft.config import Address, Member, NodeConfig, RaftTiming
-from tracker_raft.errors import BadRequest
+from tracker_raft.errors import BadRequest, P2PError
+from tracker_raft.terminal import EXIT_FAILED
+
+log = logging.getLogger("tracker_raft.node")
 
 ORPHAN_GRACE_S = 5.0
 """A node whose parent has gone may stop cleanly for this long."""
@@ -100,6 +104,14 @@ LOG_LEVELS = ("debug", "info", "warning", "error")
     envvar="P2P_NODE_LOG_LEVEL",
     help="What it says on stderr.",
 )
+@click.option(
+    "--log-format",
+    type=click.Choice(logs.FORMATS),
+    default="text",
+    show_default=True,
+    envvar="P2P_NODE_LOG_FORMAT",
+    help="Lines for people, or one JSON object a line.",
+)
 @click.option("--parent-pipe", type=int, hidden=True)
 def node(
     node: str,
@@ -112,6 +124,7 @@ def node(
     insecure: bool,
     election_timeout_ms: float,
     log_level: str,
+    log_format: str,
     parent_pipe: int | None,
 ) -> None:
     """Run one tracker in the foreground until SIGTERM or Ctrl-C, which hand leadership over first.
@@ -141,15 +154,19 @@ def node(
         config = replace(config, timing=RaftTiming(election_timeout_s=election_timeout_ms / 1000))
     except BadRequest as error:
         raise click.UsageError(str(error)) from None
-    logging.basicConfig(
-        level=log_level.upper(), format="%(asctime)s %(levelname)-7s %(name)s: %(message)s"
-    )
+    logs.set_up(log_level, log_format, config.node)
     if parent_pipe is not None:
         end_with_parent(parent_pipe)
     # Imported here: it brings the whole consensus side, which no other word of the line needs.
     from tracker_raft.node import run
 
-    run(config)
+    try:
+        run(config)
+    except P2PError as error:
+        if log_format == "text":
+            raise
+        log.critical("%s", error)
+        raise SystemExit(EXIT_FAILED) from None
 
 
 def node_config(

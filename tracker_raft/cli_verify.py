@@ -15,18 +15,22 @@ EXAMPLE = """\b
 Example:
   p2p-cluster verify ./trackers
   p2p-cluster verify ./trackers/n1 --json
+  p2p-cluster verify trackers.backup
 """
 
 
 @click.command("verify", epilog=EXAMPLE)
-@click.argument("data_dir", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.argument("data_dir", type=click.Path(exists=True, path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 def verify_word(data_dir: Path, as_json: bool) -> None:
-    """Check the data of a node, or of all nodes of a cluster, and change nothing.
+    """Check the data of a node, of all nodes of a cluster, or a backup; and change nothing.
 
     Names the first bad record of each node. Exit status 1 if a node would not start with what is
     there. Meant for nodes that do not run; of one that does, the newest record may seem torn.
     """
+    if data_dir.is_file():
+        _check_backup(data_dir, as_json)
+        return
     found = {place.name: _findings(place) for place in _node_directories(data_dir)}
     if as_json:
         emit_json({"nodes": {name: asdict(findings) for name, findings in found.items()}})
@@ -35,6 +39,21 @@ def verify_word(data_dir: Path, as_json: bool) -> None:
             click.echo(f"{name}: {_sentence(findings)}")
     if any(findings.problem for findings in found.values()):
         raise SystemExit(1)
+
+
+def _check_backup(path: Path, as_json: bool) -> None:
+    """Raises :class:`~tracker_raft.errors.Damaged` and its like."""
+    from tracker_raft.restore import read_backup
+
+    head, machine = read_backup(path)
+    files = machine.counts()["files"]
+    if as_json:
+        emit_json({"backup": {**asdict(head), "files": files}})
+    else:
+        click.echo(
+            f"good: backup of cluster {head.cluster} up to entry {head.index}, made {head.made} "
+            f"by {head.node}, {files} files"
+        )
 
 
 def _node_directories(data_dir: Path) -> list[Path]:
@@ -67,7 +86,8 @@ def _sentence(findings: Findings) -> str:
         else ""
     )
     if not findings.node:
-        return f"good: nothing was ever written whole{torn}"
+        made = f"good: made for cluster {findings.cluster}, not started yet{snapshot}"
+        return made if snapshot else f"good: nothing was ever written whole{torn}"
     return (
         f"good: node {findings.node} of cluster {findings.cluster}, entries "
         f"{findings.first_index} to {findings.last_index} in {findings.segments} segments, "

@@ -38,6 +38,9 @@ PIECE_BYTES_MAX = 16 * 1024 * 1024
 
 _VERSIONED = re.compile(r"(?P<name>[^@]+)@v(?P<version>[1-9][0-9]{0,8})")
 _CONTENT_HEX = re.compile(r"[0-9a-f]{64}")
+_CONTENT_HEX_CHARS = 64
+_PLAIN_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*(?:/[A-Za-z0-9_-][A-Za-z0-9._-]*)*")
+"""Most names: such a one, if it is shorter than a content id, needs no closer look."""
 # Written out, not str.isprintable(): that asks the Unicode tables of the running Python, and two
 # trackers on different versions would decide one operation differently. Control characters, line
 # and paragraph separators, and the marks that turn the direction of text on a terminal.
@@ -60,7 +63,10 @@ class Level(StrEnum):
 
 def check_text(what: str, value: object, bytes_max: int, *, empty: bool = True) -> str:
     """A string without control characters, at most ``bytes_max`` bytes of UTF-8."""
-    if type(value) is not str:
+    if type(value) is str and value.isascii() and value.isprintable():  # of ASCII all agree on it
+        if len(value) <= bytes_max and (empty or value):
+            return value
+    elif type(value) is not str:
         raise BadRequest(f"{what} is {type(value).__name__}, expected text")
     try:
         size = len(value.encode())
@@ -100,6 +106,8 @@ def check_name(value: object) -> str:
     ``@`` divides a name from its version, and 64 hexadecimal digits would be taken for a content
     id, so neither can be a name.
     """
+    if type(value) is str and len(value) < _CONTENT_HEX_CHARS and _PLAIN_NAME.fullmatch(value):
+        return value
     name = check_text("name", value, NAME_BYTES_MAX, empty=False)
     if "@" in name:
         raise BadRequest(f"name {name!r} has an '@', which divides a name from its version")
@@ -141,22 +149,34 @@ class Operation:
     def to_wire(self) -> dict[str, Any]:
         """``{"op": word, field: value...}``; fields at their default are left out."""
         message: dict[str, Any] = {"op": self.op}
-        for spec in dataclasses.fields(self):
-            value = getattr(self, spec.name)
-            if value != spec.default:
-                message[spec.name] = value
+        for name, default in _fields(type(self)):
+            value = getattr(self, name)
+            if value != default:
+                message[name] = value
         return message
 
     @classmethod
     def from_wire(cls, message: Mapping[str, Any]) -> Self:
         """Read the fields of this operation. Raises :class:`BadRequest`."""
-        values: dict[str, Any] = {}
-        for spec in dataclasses.fields(cls):
-            if spec.name in message:
-                values[spec.name] = message[spec.name]
-            elif spec.default is dataclasses.MISSING:
-                raise BadRequest(f"{cls.op} lacks {spec.name!r}")
-        return cls(**values)
+        values = []
+        for name, default in _fields(cls):
+            value = message.get(name, default)
+            if value is dataclasses.MISSING:
+                raise BadRequest(f"{cls.op} lacks {name!r}")
+            values.append(value)
+        return cls(*values)
+
+
+_FIELDS: dict[type[Any], tuple[tuple[str, Any], ...]] = {}
+
+
+def _fields(cls: type[Any]) -> tuple[tuple[str, Any], ...]:
+    """(name, default) of each: asked for every operation, and the library works it out anew."""
+    found = _FIELDS.get(cls)
+    if found is None:
+        found = tuple((spec.name, spec.default) for spec in dataclasses.fields(cls))
+        _FIELDS[cls] = found
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,8 +227,10 @@ class Publish(Operation):
         check_int("piece_bytes", self.piece_bytes, PIECE_BYTES_MIN, PIECE_BYTES_MAX)
         if self.piece_bytes & (self.piece_bytes - 1):
             raise BadRequest(f"piece_bytes is {self.piece_bytes}, expected a power of two")
-        check_text("owner", self.owner, LABEL_BYTES_MAX)
-        check_text("group", self.group, LABEL_BYTES_MAX)
+        if self.owner != "":
+            check_text("owner", self.owner, LABEL_BYTES_MAX)
+        if self.group != "":
+            check_text("group", self.group, LABEL_BYTES_MAX)
         check_bool("replace", self.replace)
 
 
@@ -407,6 +429,50 @@ class TransferLeadership(Operation):
             raise BadRequest(f"to is {self.to!r}, expected a node id")
 
 
+@dataclass(frozen=True, slots=True)
+class TakeSnapshot(Operation):
+    """Let this tracker have a durable snapshot of at least entry ``index``; 0: of all it applied.
+
+    Reply: ``{"index", "term", "bytes", "sha256"}``. With ``hold`` the file is kept readable for
+    :class:`SnapshotPart` for a while, also when a newer snapshot takes its place.
+    """
+
+    op: ClassVar[str] = "snapshot"
+    index: int = 0
+    hold: bool = False
+
+    def __post_init__(self) -> None:
+        check_int("index", self.index, 0, INTEGER_MAX)
+        check_bool("hold", self.hold)
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotPart(Operation):
+    """Bytes of a snapshot that this tracker holds. Reply: ``{"data": bytes}``, from ``offset`` on.
+
+    ``not_found`` when it is not held (any more): take one anew.
+    """
+
+    op: ClassVar[str] = "snapshot_part"
+    sha256: bytes
+    offset: int
+
+    def __post_init__(self) -> None:
+        check_content("sha256", self.sha256)
+        check_int("offset", self.offset, 0, INTEGER_MAX)
+
+
+@dataclass(frozen=True, slots=True)
+class ReadLog(Operation):
+    """The last ``limit`` entries of this tracker's log. Reply: see ``docs/protocol.md``."""
+
+    op: ClassVar[str] = "log"
+    limit: int = 100
+
+    def __post_init__(self) -> None:
+        check_int("limit", self.limit, 1, 1_000)
+
+
 WRITES: tuple[type[Operation], ...] = (
     OpenSession,
     CloseSession,
@@ -427,6 +493,9 @@ _ALL: tuple[type[Operation], ...] = (
     Status,
     Ping,
     TransferLeadership,
+    TakeSnapshot,
+    SnapshotPart,
+    ReadLog,
 )
 BY_WORD: dict[str, type[Operation]] = {cls.op: cls for cls in _ALL}
 

@@ -28,7 +28,14 @@ import msgpack
 from tracker_raft import commands, sockets, wire
 from tracker_raft.commands import INTEGER_MAX
 from tracker_raft.config import PROTOCOL_VERSION, WireLimits
-from tracker_raft.errors import BadRequest, Busy, P2PError, TooLarge, Unsupported
+from tracker_raft.errors import (
+    BadRequest,
+    Busy,
+    OutcomeUnknown,
+    P2PError,
+    TooLarge,
+    Unsupported,
+)
 from tracker_raft.raft.intake import NOWHERE, Position, Reply
 
 log = logging.getLogger("tracker_raft.server")
@@ -144,6 +151,7 @@ class Connection(asyncio.BufferedProtocol):
         self._transport: asyncio.Transport | None = None
         self._timer: asyncio.TimerHandle | None = None
         self.remote = "?"
+        self._tells = log.isEnabledFor(logging.DEBUG)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
@@ -223,10 +231,18 @@ class Connection(asyncio.BufferedProtocol):
             self._greet(message)
             return
         self.in_flight += 1
+        if self._tells:
+            self._tell(number, message)
         try:
             self.server.request(message, self.read_s, partial(self._answer, number), self)
         except P2PError as error:
             self._answer(number, error.to_wire(), NOWHERE)
+
+    def _tell(self, number: int, message: wire.Message) -> None:
+        """Log a request by the ids it can be found by: here, and on each tracker it came to."""
+        op, session, seq = (message.get(key) for key in ("op", "session", "seq"))
+        ids = {"client": self.remote, "request": number, "op": op, "session": session, "seq": seq}
+        log.debug("client %s: request %d %.40r %.40r/%.40r", *ids.values(), extra=ids)
 
     def _greet(self, message: wire.Message) -> None:
         if message.get("op") != "hello":
@@ -244,6 +260,9 @@ class Connection(asyncio.BufferedProtocol):
         self.in_flight -= 1
         if self._paused and self.in_flight == self.server.limits.requests_in_flight_max // 2:
             self.server.turns.handle_later(self)
+        if reply.get("error") == OutcomeUnknown.code:
+            ids = {"client": self.remote, "request": number, "error": OutcomeUnknown.code}
+            log.info("client %s: request %d: %s", self.remote, number, reply["message"], extra=ids)
         answer = {"id": number, **reply}
         if at != NOWHERE:
             answer["at"] = at

@@ -12,7 +12,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from tracker_raft import commands
+from tracker_raft import commands, log_view
+from tracker_raft.backups import Backups
 from tracker_raft.commands import Operation
 from tracker_raft.config import NodeConfig
 from tracker_raft.errors import P2PError, UnknownOperation
@@ -20,6 +21,7 @@ from tracker_raft.raft.engine import Role
 from tracker_raft.raft.intake import NOWHERE, Position, Reply
 from tracker_raft.raft.links import Links
 from tracker_raft.raft.replica import Replica
+from tracker_raft.raft.status import Sight
 
 log = logging.getLogger("tracker_raft.control")
 
@@ -37,15 +39,24 @@ class Control:
         self._boot = boot
         self._replica = replica
         self._links = links
+        self._backups = Backups(config.data_dir, replica)
         self._started_s = time.monotonic()
 
-    def request(self, operation: Operation, answer: Answer) -> None:
-        """Answer once, now or later. Raises a refusal instead of answering it."""
+    def request(self, operation: Operation, deadline_s: float, answer: Answer) -> None:
+        """Answer once, now or later, by ``deadline_s`` (loop time). Raises a refusal instead of
+        answering it."""
         match operation:
             case commands.Ping():
                 answer({"ok": {}}, NOWHERE)
             case commands.Status():
                 answer({"ok": self.status()}, NOWHERE)
+            case commands.TakeSnapshot():
+                self._backups.take(operation, deadline_s, answer)
+            case commands.SnapshotPart():
+                self._backups.part(operation, answer)
+            case commands.ReadLog(limit):
+                commit = self._replica.engine.raftCommitIndex
+                answer({"ok": log_view.tail(self._replica.journal, limit, commit)}, NOWHERE)
             case commands.TransferLeadership(to) if to == self._config.node and self._leads:
                 answer({"ok": {"leader": to}}, NOWHERE)
             case commands.TransferLeadership(to):
@@ -65,6 +76,10 @@ class Control:
     @property
     def _patience_s(self) -> float:
         return HAND_OVER_TIMEOUTS * self._config.timing.election_timeout_s
+
+    def close(self) -> None:
+        """Let go of the files that were held open for others."""
+        self._backups.close()
 
     async def leave(self) -> None:
         """Before this tracker stops: if it leads, let another one lead, as far as that works."""
@@ -87,6 +102,7 @@ class Control:
         """The reply to ``status``; ``docs/protocol.md`` lists the fields."""
         config, replica, links = self._config, self._replica, self._links
         status = replica.status()
+        sight = status.sight
         own = next(m for m in config.members if m.node == config.node)
         return {
             "node": config.node,
@@ -108,6 +124,25 @@ class Control:
             "snapshot": status.snapshot,
             "log_entries": status.log_entries,
             "journal_syncs": status.journal_syncs,
-            "election_timeout_ms": round(status.election_timeout_s * 1000),
+            "log_bytes": sight.log_bytes,
+            "election_timeout_ms": round(sight.election_timeout_s * 1000),
+            "election": _election(sight),
+            "leader_silent_ms": _milliseconds(sight.leader_silent_s),
+            "behind": sight.behind,
             **replica.machine.counts(),
         }
+
+
+def _election(sight: Sight) -> dict[str, Any] | None:
+    if sight.election is None:
+        return None
+    return {
+        "term": sight.election.term,
+        "leader": sight.election.leader,
+        "reason": sight.election.reason or None,
+        "ago_ms": _milliseconds(sight.election_ago_s),
+    }
+
+
+def _milliseconds(seconds: float | None) -> int | None:
+    return None if seconds is None else round(seconds * 1000)

@@ -20,6 +20,7 @@ from tracker_raft import wire
 from tracker_raft.errors import BadRequest, Unsupported
 
 ENTRY_VERSION = 1
+_IN_ENTRY = wire.pack({"ops": [None]})[:-1]
 
 
 class LoggedOperation(NamedTuple):
@@ -39,8 +40,7 @@ class Entry:
 
 def pack_operation(session: int, seq: int, low: int, body: dict[str, Any]) -> bytes:
     """One operation encoded by itself, so that a batch is sized and joined without decoding."""
-    packed: bytes = msgpack.packb((session, seq, low, body), use_bin_type=True)
-    return packed
+    return wire.pack((session, seq, low, body))
 
 
 def pack_entry(time_ms: int, operations: list[bytes]) -> bytes:
@@ -71,12 +71,31 @@ def unpack_entry(data: bytes) -> Entry:
     time_ms, rows = message.get("t"), message.get("ops")
     if type(time_ms) is not int or not 0 <= time_ms < 2**63 or type(rows) is not tuple:
         raise BadRequest("log entry without time or operations")
-    operations = []
-    for row in rows:
-        if type(row) is not tuple or len(row) != 4:
-            raise BadRequest("log entry with a malformed operation")
+    return Entry(time_ms, tuple(map(_operation, rows)))
+
+
+def unpack_operation(data: bytes) -> LoggedOperation:
+    """Read what :func:`pack_operation` made, and nothing else. Raises :class:`BadRequest`.
+
+    It is read as deep within others as it would stand in an entry: how deep msgpack goes is
+    limited, and what can be read here can be read there.
+    """
+    try:
+        (row,) = wire.decode(_IN_ENTRY + data)["ops"]
+    except ValueError:
+        raise BadRequest("not one operation") from None
+    return _operation(row)
+
+
+def _operation(row: Any) -> LoggedOperation:
+    if type(row) is tuple and len(row) == 4:
         session, seq, low, body = row
-        if not all(type(n) is int and 0 <= n < 2**63 for n in row[:3]) or type(body) is not dict:
-            raise BadRequest("log entry with a malformed operation")
-        operations.append(LoggedOperation(session, seq, low, body))
-    return Entry(time_ms, tuple(operations))
+        if (
+            type(session) is type(seq) is type(low) is int
+            and type(body) is dict
+            and 0 <= session < 2**63
+            and 0 <= seq < 2**63
+            and 0 <= low < 2**63
+        ):
+            return LoggedOperation(session, seq, low, body)
+    raise BadRequest("log entry with a malformed operation")

@@ -82,7 +82,7 @@ class Server:
         *,
         replica: Replica,
         trackers: Callable[[], list[str]],
-        control: Callable[[Operation, Answer], None],
+        control: Callable[[Operation, float, Answer], None],
     ) -> None:
         self.config = config
         self.limits = config.limits
@@ -183,7 +183,7 @@ class Server:
         elif isinstance(operation, commands.Renew):
             answer({"ok": {"lease_ms": self._renew(operation.peer)}}, NOWHERE)
         else:
-            self._control(operation, answer)
+            self._control(operation, deadline_s, answer)
 
     def _time_left_s(self, message: wire.Message) -> float:
         asked_ms = message.get("deadline_ms", round(DEADLINE_DEFAULT_S * 1000))

@@ -192,3 +192,27 @@ def last_cluster() -> Path | None:
         return None
     data_dir = value.get("data_dir") if value else None
     return Path(data_dir) if isinstance(data_dir, str) else None
+
+
+def tracker_options(function: _Function) -> _Function:
+    """Add ``--trackers`` and ``--data-dir``; their values go to :func:`endpoints_meant`."""
+    function = click.option(
+        "--data-dir",
+        type=Path,
+        metavar="DIR",
+        help="The directory of the cluster, in place of --trackers.",
+    )(function)
+    return trackers_option(function)
+
+
+def endpoints_meant(trackers: str | None, data_dir: Path | None) -> list[str]:
+    """The trackers of the cluster in ``data_dir``, else what :func:`resolve_trackers` says.
+
+    Raises :class:`click.UsageError` when there are none or one is not an address.
+    """
+    if data_dir is None:
+        return resolve_trackers(trackers)
+    layout = Layout.load(data_dir.expanduser().absolute())
+    if layout is None:
+        raise click.UsageError(f"no cluster in {data_dir}: it holds no cluster.json")
+    return layout.endpoints

@@ -30,11 +30,12 @@ pytestmark = [pytest.mark.system, pytest.mark.usefixtures("own_machine")]
 Command = Callable[..., "subprocess.CompletedProcess[str]"]
 WORDS = (
     *("up", "status", "down", "kill", "pause", "resume", "restart", "logs", "node"),
-    "transfer-leadership",
+    *("transfer-leadership", "log", "snapshot", "backup", "restore", "recover"),
 )
 STATUS_KEYS = [
     *("id", "role", "pid", "endpoint", "raft", "term", "commit", "applied", "state_hash"),
-    *("alive", "paused", "reachable"),
+    *("snapshot", "log_entries", "log_bytes", "leader_silent_ms", "refused"),
+    *("alive", "paused", "reachable", "lag"),
 ]
 
 
@@ -211,9 +212,11 @@ def test_the_life_of_a_detached_cluster(p2p: Command, detached: dict[str, Any]) 
     """Broken: one of the words does not do what it says, or a script cannot read ``status``."""
     leader = detached["leader"]
     status = json.loads(p2p("status", "--json").stdout)
-    assert list(status) == ["leader", "nodes"]
+    assert list(status) == ["leader", "election", "nodes"]
     assert status["leader"] == leader
     assert [list(row) for row in status["nodes"]] == [STATUS_KEYS] * 3
+    assert status["election"]["leader"] == leader
+    assert {row["lag"] for row in status["nodes"]} == {0}
     pids = {row["id"]: row["pid"] for row in status["nodes"]}
     follower = next(node for node in pids if node != leader)
 
@@ -228,11 +231,23 @@ def test_the_life_of_a_detached_cluster(p2p: Command, detached: dict[str, Any]) 
     assert p2p("resume", follower).stdout == f"resumed {follower} (pid {pids[follower]})\n"
 
     assert p2p("transfer-leadership", "--to", follower).stdout == f"{follower} leads\n"
+    assert f"leader: {follower}, elected " in (table := p2p("status").stdout)
+    assert f": told to stand by {leader}" in table
     assert json.loads(p2p("transfer-leadership", "--to", leader, "--json").stdout) == {
         "leader": leader
     }
     usage = p2p("transfer-leadership", "--to", "n9")
     assert usage.returncode == 2 and "the other members are" in usage.stderr
+
+    looked = p2p("log", "--json", "-n", 3)
+    rows = [json.loads(line) for line in looked.stdout.splitlines()]
+    assert rows[-1]["note"] == "a leader's first entry", looked.stderr
+    assert f"{rows[-1]['index']}.0" in p2p("log").stdout
+    taken = [json.loads(line) for line in p2p("snapshot", "--json").stdout.splitlines()]
+    assert [row["node"] for row in taken] == ["n1", "n2", "n3"]
+    assert p2p("snapshot", "n2").stdout.startswith("n2: ")
+    unknown = p2p("snapshot", "n9")
+    assert (unknown.returncode, "n1, n2, n3" in unknown.stderr) == (1, True)
 
     killed = p2p("kill", "leader").stdout
     assert killed.split()[1] == leader
@@ -356,6 +371,13 @@ def test_logs_are_followed(p2p: Command, detached: dict[str, Any]) -> None:
         (["up", "0"], "odd number"),
         (["up", "many"], "not a valid integer"),
         (["up", "3", "--base-port", "65534"], "base port 65534"),
+        (["backup", "b"], "no cluster was brought up on this machine yet"),
+        (["backup", "b", "--trackers", "here"], "expected host:port"),
+        (["backup", "b", "--data-dir", "nowhere"], "no cluster in"),
+        (["log", "-n", "0"], "1<=x<=1000"),
+        (["restore", "b", "--data-dir", "d"], "does not exist"),
+        (["restore", ".", "--data-dir", "d"], "is a directory"),
+        (["recover", "nowhere"], "does not exist"),
         (["status"], "no cluster was brought up on this machine yet"),
         (["kill", "n1", "--data-dir", "nowhere"], "no cluster in"),
         (["node"], "--data-dir"),

@@ -232,9 +232,15 @@ def test_status_says_null_for_what_only_a_silent_node_knows() -> None:
         "commit": None,
         "applied": None,
         "state_hash": None,
+        "snapshot": None,
+        "log_entries": None,
+        "log_bytes": None,
+        "leader_silent_ms": None,
+        "refused": None,
         "alive": False,
         "paused": False,
         "reachable": False,
+        "lag": None,
     }
 
 

@@ -608,3 +608,71 @@ def test_other_messages_are_left_to_others(side: Side) -> None:
     """Broken: what others are to answer ends here."""
     assert not side.keeper.received("n2", {"type": "forward"})
     assert not side.keeper.received("n2", {"type": {}})
+
+
+# -- one that was asked for ------------------------------------------------------------------------
+
+Answers = list[tuple[int, str]]
+
+
+def asked(side: Side, index: int, answers: Answers) -> None:
+    """Ask for one of ``index``; the index it has, and why there is none, go to ``answers``."""
+    side.keeper.take(
+        index,
+        lambda snapshot, error: answers.append(
+            (0 if snapshot is None else snapshot.index, "" if error is None else error.message)
+        ),
+    )
+
+
+def test_who_asks_gets_one_that_is_new_enough(side: Side, clock: Clock) -> None:
+    """Broken: a backup lacks what was acknowledged before it was asked for."""
+    side.write(10)
+    first: Answers = []
+    asked(side, side.machine.applied, first)
+    old = side.machine.applied
+    side.write(5)  # while it is made, and not in it
+    second: Answers = []
+    asked(side, side.machine.applied, second)
+    assert (first, second) == ([], []), "nobody is told before it is durable"
+    clock.run()
+    assert first == [(old, "")]
+    assert second == [(side.machine.applied, "")]
+    third: Answers = []
+    asked(side, 1, third)
+    assert third == [(side.machine.applied, "")], "the one on disk will do"
+    assert side.keeper.made == 2
+
+
+def test_who_asks_is_told_when_it_cannot_be_written(side: Side, clock: Clock) -> None:
+    """Broken: a backup waits for ever for a disk that is full, or asks it without a pause."""
+    side.write(10)
+    side.storage.fails["write", "snapshot.making"] = 1
+    answers: Answers = []
+    asked(side, side.machine.applied, answers)
+    clock.run()
+    assert answers == [(0, "no snapshot could be written: [Errno 28] no room")]
+    assert not side.making
+    side.keeper.consider()
+    assert not side.making, "nobody waits any more"
+
+
+def test_who_asks_is_told_when_the_node_stops(side: Side, clock: Clock) -> None:
+    """Broken: a client hangs on a tracker that stops."""
+    side.write(10)
+    answers: Answers = []
+    asked(side, side.machine.applied, answers)
+    side.keeper.close()
+    assert answers == [(0, "this tracker is stopping; no snapshot was taken")]
+
+
+def test_one_that_came_will_do(two: tuple[Side, Side], clock: Clock) -> None:
+    """Broken: who waits is forgotten when the leader's snapshot takes the place of the own one."""
+    leader, laggard = two
+    laggard.write(10)
+    laggard.keeper._policy = replace(SMALL, slice_pause_s=1e6)
+    answers: Answers = []
+    asked(laggard, laggard.machine.applied, answers)
+    leader.keeper.lags("n2")
+    clock.run()
+    assert answers == [(leader.machine.applied, "")]

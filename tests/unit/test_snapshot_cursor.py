@@ -359,6 +359,6 @@ def test_a_file_is_nothing_to_the_garbage_collector() -> None:
     del operations
     gc.collect()
     tracked = gc.get_objects()
-    assert len(tracked) - before < 100
+    assert len(tracked) - before < 150  # a machine itself, its sorted tables above all, is 100
     assert not [found for found in tracked if isinstance(found, dict) and "models/7" in found]
     assert restored.counts() == driver.machine.counts()

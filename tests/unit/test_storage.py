@@ -288,6 +288,7 @@ def test_a_loop_that_is_gone_is_no_error(caplog: pytest.LogCaptureFixture) -> No
     writer.run(work, lambda error: None)
     assert began.wait(WAIT_S)
     gate.set()
-    writer._executor.shutdown(wait=True)  # not closed yet: the end of the work is reported
+    writer._orders.put(None)  # not closed yet: the end of the work is reported
+    writer._thread.join(WAIT_S)
     writer.close()
     assert (worked, caplog.records) == ([True], [])

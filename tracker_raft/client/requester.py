@@ -125,13 +125,28 @@ class Requester:
         self._check_usable()
         return self._carry(Call(operation, deadline, attempt_s=attempt_s, silence_s=silence_s))
 
-    def ask(self, address: Address, operation: Operation, deadline: Deadline) -> Reply:
+    def ask(
+        self,
+        address: Address,
+        operation: Operation,
+        deadline: Deadline,
+        *,
+        attempt_s: float | None = None,
+        silence_s: float | None = None,
+    ) -> Reply:
         """Ask exactly this tracker, once, whatever its breaker says.
 
-        Silence for ``attempt_timeout_s`` ends it like a lost connection: :class:`NoTracker`.
+        No answer for ``attempt_s`` (None: ``attempt_timeout_s``) ends it like a lost connection:
+        :class:`NoTracker`. ``silence_s`` as in :meth:`wait`.
         """
         self._check_usable()
-        return self._ask_once(address, Call(operation, deadline))
+        call = Call(operation, deadline, attempt_s=attempt_s, silence_s=silence_s)
+        return self._ask_once(address, call)
+
+    def pause(self, seconds: float) -> None:
+        """Wait so long, or until this is closed. Raises :class:`LocalError` then."""
+        self._closed.wait(seconds)
+        self._check_usable()
 
     def sibling(self) -> Requester:
         """Another one that knows the same trackers, with connections of its own; closed with this

@@ -43,6 +43,7 @@ class Launch:
     tied: bool = False
     """Whether they end with this process; see :mod:`tracker_raft.cluster.process`."""
     log_level: str = "info"
+    log_format: str = "text"
     command: Sequence[str] = NODE_COMMAND
 
 
@@ -69,6 +70,8 @@ class Crew:
         for member in self.layout.nodes:
             command += ["--member", f"{member.node}={member.raft}"]
         command += ["--cluster", self.layout.cluster, "--log-level", self.launch.log_level]
+        if self.launch.log_format != "text":  # a command in its place need not know the option
+            command += ["--log-format", self.launch.log_format]
         self.processes.spawn(place.node, command)
 
     def start_all(self, until: float) -> None:

@@ -16,7 +16,8 @@ from __future__ import annotations
 import signal
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -38,6 +39,7 @@ from tracker_raft.errors import BadRequest, LocalError, NotFound
 
 STOP_GRACE_S = 10.0
 RESTART_TIMEOUT_S = 30.0
+LOCK_TIMEOUT_S = 2.0
 
 
 class Cluster:
@@ -70,6 +72,7 @@ class Cluster:
         timeout_s: float = 30.0,
         detach: bool = False,
         log_level: str = "info",
+        log_format: str = "text",
         command: Sequence[str] = NODE_COMMAND,
     ) -> Cluster:
         """Start ``nodes`` trackers (odd, 1 to 9) and wait until they serve.
@@ -78,7 +81,8 @@ class Cluster:
         with their data and addresses. None: a temporary directory, removed by :meth:`down`.
         ``base_port`` P: node i listens at P + 2(i-1) for clients and at the next port for the
         other nodes. None: free ports. ``timeout_s``: for all of it. ``detach``: they outlive this
-        process; otherwise they end with it, even when it is killed. ``command``: what to run in
+        process; otherwise they end with it, even when it is killed. ``log_level``, ``log_format``:
+        as for ``p2p-cluster node``. ``command``: what to run in
         the place of ``python -m tracker_raft node``.
 
         Raises :class:`BadRequest` when what is asked makes no sense or is not what ``data_dir``
@@ -86,7 +90,7 @@ class Cluster:
         error nothing runs, and what was not there before is gone again.
         """
         check_nodes(nodes)
-        launch = Launch(tied=not detach, log_level=log_level, command=command)
+        launch = Launch(not detach, log_level, log_format, command)
         until = time.monotonic() + timeout_s
         if data_dir is not None:
             directory = Path(data_dir).expanduser().absolute()
@@ -145,8 +149,9 @@ class Cluster:
         return self._crew.reports()
 
     def status(self) -> dict[str, Any]:
-        """``{"leader": id or None, "nodes": [{"id", "role", "pid", "endpoint", "raft", "term",
-        "commit", "applied", "state_hash", "alive", "paused", "reachable"}...]}``.
+        """``{"leader": id or None, "election": {...} or None, "nodes": [{"id", "role", "pid",
+        "endpoint", "raft", "term", "commit", "applied", "state_hash", "snapshot", "log_entries",
+        "log_bytes", "leader_silent_ms", "refused", "alive", "paused", "reachable", "lag"}...]}``.
 
         What only the node itself knows is None when it does not answer. One second at most.
         """
@@ -234,6 +239,19 @@ class Cluster:
         if wait:
             self._crew.wait_serving((node,), until)
 
+    def start_if_down(self, node: str) -> bool:
+        """Start ``node`` unless it runs; True if it was started. Does not wait until it serves.
+
+        Raises :class:`LocalError` when that cannot be, now.
+        """
+        place = self._place(node)
+        with locked(self.data_dir, 0):
+            if self.stopped or self._processes.find(node) is not None:
+                return False
+            ports.require_free((place,))
+            self._crew.start(place)
+        return True
+
     def down(self, grace_s: float = STOP_GRACE_S) -> list[str]:
         """Stop all nodes, paused ones too: SIGTERM, then SIGKILL after ``grace_s``.
 
@@ -241,7 +259,8 @@ class Cluster:
         """
         ran = self._crew.running()
         try:
-            self._crew.stop_all(grace_s)
+            with self._nobody_starts():
+                self._crew.stop_all(grace_s)
         finally:
             if self._temporary is not None:
                 self._temporary.cleanup()
@@ -272,6 +291,14 @@ class Cluster:
 
     def __repr__(self) -> str:
         return f"<Cluster {self.layout.cluster} nodes={','.join(self.nodes)} in {self.data_dir}>"
+
+    @contextmanager
+    def _nobody_starts(self) -> Iterator[None]:
+        """Keep a supervisor from starting what is being stopped, as far as that is possible."""
+        with ExitStack() as stack:
+            with suppress(LocalError, OSError):  # who wants to stop is not kept from it
+                stack.enter_context(locked(self.data_dir, LOCK_TIMEOUT_S))
+            yield
 
     # -- inside -----------------------------------------------------------------------------------
 

@@ -112,6 +112,11 @@ class NodeReport:
             "commit": self.get("commit"),
             "applied": self.get("applied"),
             "state_hash": state_hash.hex() if isinstance(state_hash, bytes) else state_hash,
+            "snapshot": self.get("snapshot"),
+            "log_entries": self.get("log_entries"),
+            "log_bytes": self.get("log_bytes"),
+            "leader_silent_ms": self.get("leader_silent_ms"),
+            "refused": self.get("refused"),
             "alive": self.alive,
             "paused": self.paused,
             "reachable": self.reachable,
@@ -163,9 +168,43 @@ def leader_of(reports: Sequence[NodeReport]) -> str | None:
     return None
 
 
+def lags(reports: Sequence[NodeReport]) -> dict[str, int | None]:
+    """Entries that each node is behind the leader: not applied by one that answers, not known to
+    be in the log of one that does not. None where nobody can say, or nobody leads."""
+    leader = leader_of(reports)
+    leading = next((report for report in reports if report.node == leader), None)
+    if leading is None:
+        return {report.node: None for report in reports}
+    commit, behind = leading.get("commit"), leading.get("behind") or {}
+    found: dict[str, int | None] = {}
+    for report in reports:
+        applied = report.get("applied")
+        if isinstance(commit, int) and isinstance(applied, int):
+            found[report.node] = max(0, commit - applied)
+        else:
+            found[report.node] = behind.get(report.node)
+    return found
+
+
+def election_of(reports: Sequence[NodeReport]) -> dict[str, Any] | None:
+    """The last election, as its winner tells it: ``term``, ``leader``, ``reason``, ``ago_ms``.
+    None when nobody leads."""
+    leader = leader_of(reports)
+    for report in reports:
+        if report.node == leader:
+            election = report.get("election")
+            return dict(election) if isinstance(election, Mapping) else None
+    return None
+
+
 def to_json(reports: Sequence[NodeReport]) -> dict[str, Any]:
     """The answer of ``status --json``."""
-    return {"leader": leader_of(reports), "nodes": [report.to_json() for report in reports]}
+    behind = lags(reports)
+    return {
+        "leader": leader_of(reports),
+        "election": election_of(reports),
+        "nodes": [{**report.to_json(), "lag": behind[report.node]} for report in reports],
+    }
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ takes about 400 bytes, at most 1.3 KB: 21 MB for all.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from operator import itemgetter
 from typing import Any, Final
 
@@ -53,6 +53,8 @@ class ChangeHistory:
         self._kept_max = limits.changes_kept_max
         self._digest = digest
         self._changes: list[Kept] = []
+        self._hashes: list[int] = []
+        """What the digest has for each of them."""
         self._start = 0
         """Of the list, this many are forgotten and not yet cut off."""
         self._pack = msgpack.Packer(use_bin_type=True).pack
@@ -61,6 +63,14 @@ class ChangeHistory:
         return len(self._changes) - self._start
 
     # -- writes -----------------------------------------------------------------------------------
+
+    def published(self, name: str, row: Sequence[Any]) -> None:
+        """The running operation bound ``name``, which was not bound, to its first version: what
+        :meth:`note` would find, for most of all operations. ``row``: the fields of the record
+        from its version on."""
+        self._add((*self.place, name, self._pack((PUBLISHED, row[0], 0, *row))))
+        if len(self._changes) - self._start > self._kept_max:
+            self._forget_oldest()
 
     def note(self, before: list[FileRecord], after: list[FileRecord]) -> None:
         """The running operation made ``after`` of ``before``, the versions of one name."""
@@ -100,15 +110,16 @@ class ChangeHistory:
 
     def _add(self, change: Kept) -> None:
         self._changes.append(change)
-        self._digest.add("change", *change)
+        self._hashes.append(self._digest.add_known("change", *change))
 
     def _forget_oldest(self) -> None:
         oldest = self._changes[self._start]
-        self._digest.remove("change", *oldest)
+        self._digest.remove_known(self._hashes[self._start], "change", *oldest)
         self.horizon = oldest[0], oldest[1] + 1
         self._start += 1
         if self._start >= _LUMP:
             del self._changes[: self._start]
+            del self._hashes[: self._start]
             self._start = 0
 
     # -- reads ------------------------------------------------------------------------------------

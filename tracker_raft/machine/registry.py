@@ -14,13 +14,15 @@ object that can refer to others. So a name's history is **one byte string**, the
 ``(highest number given, (version, ...))``; it is also what the digest hashes and what a snapshot
 holds. They stand in a plain dict, which the collector passes over as long as it holds nothing but
 text and bytes; a subclass of dict would be walked. The names in order are a sorted list beside it.
-The index by content is one sorted list of ``content + name`` for the whole registry: no
-set or list per content, and the names of one content stand in order by themselves. UTF-8 sorts as
-code points do, so byte order and the order of Python strings are the same.
+The index by content is a plain dict of content to name, for a content has one name as a rule; the
+others are in one sorted list of ``content + name`` for the whole registry: no set or list per
+content, and the names of one content stand in order by themselves. UTF-8 sorts as code points do,
+so byte order and the order of Python strings are the same.
 """
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
@@ -53,7 +55,11 @@ class Registry:
         self._changes = changes
         self._files: dict[str, bytes] = {}
         self._names: SortedList[str] = SortedList()
-        self._by_content: SortedList[bytes] = SortedList()
+        self._by_content: dict[bytes, str] = {}
+        """One of the names that each content has; which one follows from the past, and shows
+        nowhere."""
+        self._more_by_content: SortedList[bytes] = SortedList()
+        """``content + name`` of all others."""
         self._pack = msgpack.Packer(use_bin_type=True).pack
 
     def __len__(self) -> int:
@@ -63,22 +69,18 @@ class Registry:
 
     def publish(self, wanted: Publish) -> dict[str, Any]:
         """Raises :class:`Conflict`, :class:`LimitReached` or :class:`BadRequest`."""
+        if wanted.name not in self._files:
+            return self._bind(wanted)
         highest, kept = self._history(wanted.name)
-        if kept:
-            newest = kept[-1]
-            if newest.content == wanted.content:
-                _require_same(newest, wanted)
-                return {"file": newest.to_wire(), "created": False}
-            if not wanted.replace:
-                raise Conflict(
-                    f"{wanted.name!r} is bound to content {newest.content.hex()} as version "
-                    f"{newest.version}, not to {wanted.content.hex()}; nothing was changed. "
-                    f"Publish with replace to make it the next version"
-                )
-        elif len(self._files) >= self._limits.files_max:
-            raise LimitReached(
-                f"{len(self._files)} names, limit {self._limits.files_max}; "
-                f"{wanted.name!r} was not published"
+        newest = kept[-1]
+        if newest.content == wanted.content:
+            _require_same(newest, wanted)
+            return {"file": newest.to_wire(), "created": False}
+        if not wanted.replace:
+            raise Conflict(
+                f"{wanted.name!r} is bound to content {newest.content.hex()} as version "
+                f"{newest.version}, not to {wanted.content.hex()}; nothing was changed. "
+                f"Publish with replace to make it the next version"
             )
         record = FileRecord(
             wanted.name,
@@ -93,6 +95,33 @@ class Registry:
         remaining = [*kept, record][-self._limits.versions_per_name_max :]
         self._replace(wanted.name, kept, highest + 1, remaining)
         return {"file": record.to_wire(), "created": True}
+
+    def _bind(self, wanted: Publish) -> dict[str, Any]:
+        """A name that is not bound yet: most of all operations, so it takes the short way."""
+        if len(self._files) >= self._limits.files_max:
+            raise LimitReached(
+                f"{len(self._files)} names, limit {self._limits.files_max}; "
+                f"{wanted.name!r} was not published"
+            )
+        name, content = wanted.name, wanted.content
+        record = {
+            "name": name,
+            "version": 1,
+            "content": content,
+            "size": wanted.size,
+            "manifest_bytes": wanted.manifest_bytes,
+            "piece_bytes": wanted.piece_bytes,
+            "owner": wanted.owner,
+            "group": wanted.group,
+        }
+        _, *row = record.values()
+        packed = self._files[name] = self._pack((1, (row,)))
+        self._digest.add("file", name, packed)
+        self._names.add(name)
+        self._index(content, name)
+        self._changes.published(name, row)
+        self.versions += 1
+        return {"file": record, "created": True}
 
     def remove(self, text: str) -> dict[str, Any]:
         """``text`` is a name or ``name@vN``. Raises :class:`NotFound`."""
@@ -126,13 +155,33 @@ class Registry:
         # dicts, whose order is that of the versions: a set has none.
         contents_before = dict.fromkeys(record.content for record in before)
         contents_after = dict.fromkeys(record.content for record in after)
-        key_end = name.encode()
         for content in contents_before:
             if content not in contents_after:
-                self._by_content.remove(content + key_end)
+                self._unindex(content, name)
         for content in contents_after:
             if content not in contents_before:
-                self._by_content.add(content + key_end)
+                self._index(content, name)
+
+    def _index(self, content: bytes, name: str) -> None:
+        if self._by_content.setdefault(content, name) != name:
+            self._more_by_content.add(content + name.encode())
+
+    def _unindex(self, content: bytes, name: str) -> None:
+        if self._by_content[content] != name:
+            self._more_by_content.remove(content + name.encode())
+            return
+        del self._by_content[content]
+        for key in self._more_by_content.irange(content, content + b"\xff"):
+            self._more_by_content.remove(key)
+            self._by_content[content] = key[CONTENT_ID_BYTES:].decode()
+            break
+
+    def _names_of(self, content: bytes) -> Iterator[str]:
+        """In order."""
+        one = self._by_content.get(content)
+        if one is not None:
+            keys = self._more_by_content.irange(content, content + b"\xff")
+            yield from heapq.merge((one,), (key[CONTENT_ID_BYTES:].decode() for key in keys))
 
     # -- reads ------------------------------------------------------------------------------------
 
@@ -151,8 +200,8 @@ class Registry:
         At most :data:`LOOKUP_FILES_MAX`; ``more`` says whether there are others.
         """
         files: list[dict[str, Any]] = []
-        for key in self._by_content.irange(content, content + b"\xff"):
-            _, kept = self._history(key[CONTENT_ID_BYTES:].decode())
+        for name in self._names_of(content):
+            _, kept = self._history(name)
             files += [record.to_wire() for record in kept if record.content == content]
             if len(files) > LOOKUP_FILES_MAX:
                 break
@@ -199,7 +248,7 @@ class Registry:
             _, versions = msgpack.unpackb(packed)
             self.versions += len(versions)
             for content in dict.fromkeys(row[1] for row in versions):
-                self._by_content.add(content + name.encode())
+                self._index(content, name)
 
 
 def _to_row(record: FileRecord) -> tuple[int, bytes, int, int, int, str, str]:

@@ -25,7 +25,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import msgpack
-from sortedcontainers import SortedDict, SortedList
+from sortedcontainers import SortedDict
 
 from tracker_raft.config import MachineLimits
 from tracker_raft.errors import BadRequest, LimitReached, OutcomeUnknown, SessionExpired
@@ -53,8 +53,9 @@ class SessionTable:
         self._limits = limits
         self._digest = digest
         self._sessions: SortedDict[int, Session] = SortedDict()
-        self._by_use: SortedList[tuple[int, int]] = SortedList()
-        """(used_ms, number), one for each session: the longest unused first."""
+        self._by_use: SortedDict[int, dict[int, None]] = SortedDict()
+        """The sessions by used_ms, the longest unused first. A write moves its session, so this
+        must cost nothing: all writes of an entry move theirs to the same place."""
         self._pack = msgpack.Packer(use_bin_type=True).pack
 
     def __len__(self) -> int:
@@ -69,7 +70,7 @@ class SessionTable:
             )
         self.opened += 1
         self._sessions[self.opened] = Session(now_ms)
-        self._by_use.add((now_ms, self.opened))
+        self._used(self.opened, now_ms)
         self._digest.add("session", self.opened, 1, now_ms)
         return {"session": self.opened, "ttl_ms": self._limits.session_ttl_ms}
 
@@ -78,15 +79,28 @@ class SessionTable:
         session = self._sessions.pop(number, None)
         if session is not None:
             self._forget_below(number, session, max(session.replies, default=0) + 1)
-            self._by_use.remove((session.used_ms, number))
+            self._unused(number, session.used_ms)
             self._digest.remove("session", number, session.low, session.used_ms)
 
     def expire(self, now_ms: int) -> None:
         while (due_ms := self.next_expiry_ms()) is not None and due_ms <= now_ms:
-            self.close(self._by_use[0][1])
+            for number in sorted(self._by_use.peekitem(0)[1]):
+                self.close(number)
 
     def next_expiry_ms(self) -> int | None:
-        return self._by_use[0][0] + self._limits.session_ttl_ms if self._by_use else None
+        return self._by_use.peekitem(0)[0] + self._limits.session_ttl_ms if self._by_use else None
+
+    def _used(self, number: int, used_ms: int) -> None:
+        same = self._by_use.get(used_ms)
+        if same is None:
+            same = self._by_use[used_ms] = {}
+        same[number] = None
+
+    def _unused(self, number: int, used_ms: int) -> None:
+        same = self._by_use[used_ms]
+        del same[number]
+        if not same:
+            del self._by_use[used_ms]
 
     # -- one write --------------------------------------------------------------------------------
 
@@ -141,14 +155,21 @@ class SessionTable:
         self._forget_below(number, session, low)
         self._digest.remove("session", number, session.low, session.used_ms)
         if now_ms != session.used_ms:
-            self._by_use.remove((session.used_ms, number))
-            self._by_use.add((now_ms, number))
+            self._unused(number, session.used_ms)
+            self._used(number, now_ms)
         session.low, session.used_ms = low, now_ms
         self._digest.add("session", number, low, now_ms)
 
     def _forget_below(self, number: int, session: Session, low: int) -> None:
         """Drop the replies below ``low``: by counting up, or by looking through a smaller table."""
         replies = session.replies
+        if low <= session.low or not replies:
+            return
+        if len(replies) == 1:  # one write after the other, and the last one is answered
+            (seq,) = replies
+            if seq < low:
+                self._digest.remove("reply", number, seq, replies.pop(seq))
+            return
         if low - session.low < len(replies):
             gone = [seq for seq in range(session.low, low) if seq in replies]
         else:
@@ -169,8 +190,10 @@ class SessionTable:
         )
 
     def _sessions_after(self, key: tuple[int, int] | None) -> Iterator[tuple[Any, Row]]:
-        for used_ms, number in self._by_use.irange(key, inclusive=(False, True)):
-            yield (used_ms, number), (number, self._sessions[number].low, used_ms)
+        for used_ms in self._by_use.irange(None if key is None else key[0]):
+            for number in sorted(self._by_use[used_ms]):
+                if key is None or (used_ms, number) > key:
+                    yield (used_ms, number), (number, self._sessions[number].low, used_ms)
 
     def _replies_after(self, key: tuple[int, int] | None) -> Iterator[tuple[Any, Row | None]]:
         """A session without replies stands in for itself as number 0, which no write has."""
@@ -187,7 +210,7 @@ class SessionTable:
     def load_sessions(self, rows: Iterable[tuple[int, int, int]]) -> None:
         for number, low, used_ms in rows:
             self._sessions[number] = Session(used_ms, low)
-            self._by_use.add((used_ms, number))
+            self._used(number, used_ms)
             self._digest.add("session", number, low, used_ms)
 
     def load_replies(self, rows: Iterable[tuple[int, int, Reply]]) -> None:

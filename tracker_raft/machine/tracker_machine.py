@@ -90,6 +90,7 @@ class TrackerMachine:
         self._digest = Digest()
         self.changes = ChangeHistory(limits, self._digest)
         """Of the files, for those who watch; to be read only."""
+        self._limits = limits
         self._changed: Callable[[], None] | None = None
         self._registry = Registry(limits, self._digest, self.changes)
         self._swarm = SwarmTable(limits, self._digest)
@@ -178,6 +179,22 @@ class TrackerMachine:
         self._changed = before._changed
         if self._changed:
             self._changed()
+
+    def refounded(self, index: int) -> TrackerMachine:
+        """What a new cluster that begins at entry ``index`` takes over: the files and the time.
+
+        Leases, request sessions and changes stay behind. What the old cluster went on to promise
+        about them is not known here, so every number that it may have told somebody (a session, a
+        place in the log) must be one that the new cluster never gives to anything else: ``index``
+        is to lie beyond all of them (:func:`tracker_raft.raft.founding.next_era`).
+        """
+        machine = TrackerMachine(self._limits)
+        machine.time_ms, machine.applied = self.time_ms, index
+        machine._sessions.opened = index
+        machine.changes.horizon = index, 0
+        for table in self._registry.tables():
+            machine._registry.load(row for _, row in table.after(None) if row is not None)
+        return machine
 
     # -- reads ------------------------------------------------------------------------------------
 

@@ -20,7 +20,7 @@ from functools import partial
 
 from tracker_raft.commands import INTEGER_MAX, check_int
 from tracker_raft.config import WireLimits
-from tracker_raft.entries import pack_entry, unpack_entry
+from tracker_raft.entries import unpack_operation
 from tracker_raft.errors import BadRequest, P2PError, TooLarge, UnknownOperation
 from tracker_raft.machine import LOG_WORDS
 from tracker_raft.raft.engine import Engine, Role
@@ -45,10 +45,7 @@ def check_forwarded(packed: object) -> None:
     """
     if type(packed) is not bytes:
         raise BadRequest("a forwarded operation that is not bytes")
-    operations = unpack_entry(pack_entry(0, [packed])).operations
-    if len(operations) != 1:
-        raise BadRequest(f"{len(operations)} operations forwarded as one")
-    word = operations[0].body.get("op")
+    word = unpack_operation(packed).body.get("op")
     if not isinstance(word, str) or word not in LOG_WORDS:
         raise UnknownOperation(f"operation {word!a} is not known to the leader; not run")
 

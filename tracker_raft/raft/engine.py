@@ -146,6 +146,10 @@ class Engine(SyncObj):  # type: ignore[misc]  # the library is untyped
             )
         finally:
             pysyncobj.syncobj.createJournal = create
+        others_by_id = sorted(self._SyncObj__otherNodes, key=lambda node: str(node.id))
+        self.members: dict[str, Member] = {str(node.id): node for node in others_by_id}
+        """The others, by id: the very objects that the library's tables are kept by, which are
+        found there without being compared."""
         self._poller = _NoPoller()
         self._lags = lags
         self._SyncObj__serializer = _Laggards(self._follower_lags)
@@ -244,9 +248,9 @@ class Engine(SyncObj):  # type: ignore[misc]  # the library is untyped
             return float(self._SyncObj__newAppendEntriesTime)
         return math.inf
 
-    def outline(self, node: str) -> tuple[object, ...]:
-        """What a tick could act on after a message of ``node``."""
-        log = self._log.position, self.raftCommitIndex, self.matched(Member(node))
+    def outline(self) -> tuple[object, ...]:
+        """What a tick could act on after a message of a member."""
+        log = self._log.position, self.raftCommitIndex, self.commit_would_move()
         return self.role, self.leader, self.raftCurrentTerm, *log
 
     def matched(self, node: Member) -> int:

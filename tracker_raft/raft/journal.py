@@ -107,6 +107,11 @@ class SegmentJournal(Journal):  # type: ignore[misc]  # the library is untyped
         return len(self._files.segments)
 
     @property
+    def disk_bytes(self) -> int:
+        """Space on disk, at least: each segment is reserved whole."""
+        return self._files.disk_bytes
+
+    @property
     def position(self) -> int:
         """How much was added since opening; durable once :attr:`durable` reaches it."""
         return self._added

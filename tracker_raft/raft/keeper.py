@@ -26,7 +26,7 @@ from functools import partial
 from typing import Protocol
 
 from tracker_raft.config import SnapshotPolicy
-from tracker_raft.errors import LocalError, P2PError
+from tracker_raft.errors import LocalError, P2PError, ShuttingDown, Unavailable
 from tracker_raft.machine import TrackerMachine
 from tracker_raft.machine.snapshot_cursor import SnapshotCursor
 from tracker_raft.raft import snapshots
@@ -101,6 +101,7 @@ class SnapshotKeeper:
         self._offered_s: dict[str, float] = {}
         self._given_up: list[str] = []
         """Log files that hold nothing that is needed, and could not be deleted yet."""
+        self._wanted = snapshots.Wanted()
         self._closed = False
         self._handlers: dict[str, Callable[[str, Message], None]] = {
             "snapshot_offer": self._on_offer,
@@ -116,6 +117,7 @@ class SnapshotKeeper:
         if self._making is not None:
             self._making.cursor.close()
             self._making = None
+        self._wanted.tell(None, ShuttingDown("this tracker is stopping; no snapshot was taken"))
 
     # -- files -----------------------------------------------------------------------------------
 
@@ -150,10 +152,18 @@ class SnapshotKeeper:
 
     # -- making ----------------------------------------------------------------------------------
 
+    def take(self, index: int, done: snapshots.Taken) -> None:
+        """See that a durable snapshot holds entry ``index``, which is applied; then ``done``."""
+        self._wanted.add(index, done)
+        self._wanted.tell(self.durable)
+        self.consider()
+
     def consider(self, *, force: bool = False) -> None:
         """Begin a snapshot if one is due (or ``force``) and none is being made."""
         machine = self._host.machine
-        if self._making is not None or self._installing or not (force or self._due(machine)):
+        if self._making is not None or self._installing or self._closed:
+            return
+        if not (force or self._due(machine)):
             return
         if self.durable is not None and machine.applied <= self.durable.index:
             return
@@ -166,6 +176,8 @@ class SnapshotKeeper:
         self._write(making, snapshots.head(self._cluster, machine.applied, term))
 
     def _due(self, machine: TrackerMachine) -> bool:
+        if self._wanted:
+            return True
         logged = self._journal.bytes_added - self._bytes_at_last
         last = 0 if self.durable is None else self.durable.size
         enough = max(self._policy.log_bytes_min, last)
@@ -181,7 +193,7 @@ class SnapshotKeeper:
             if error is None:
                 self._pause(making)
             else:
-                self._give_up_making(str(error))
+                self._could_not_make(error)
 
     def _pause(self, making: _Making) -> None:
         until_s = self._scheduler.time() + self._policy.slice_pause_s
@@ -205,7 +217,7 @@ class SnapshotKeeper:
         if making is not self._making:
             return
         if error is not None:
-            self._give_up_making(str(error))
+            self._could_not_make(error)
             return
         self._put_in_place(NAME_MAKING, partial(self._made, making, snapshot))
 
@@ -216,6 +228,12 @@ class SnapshotKeeper:
         self.made += 1
         log.info("snapshot of %d bytes up to entry %d", snapshot.size, snapshot.index)
         self._compact()
+        self._wanted.tell(self.durable)
+        self.consider()
+
+    def _could_not_make(self, error: OSError) -> None:
+        self._give_up_making(str(error))
+        self._wanted.tell(None, Unavailable(f"no snapshot could be written: {error}"))
 
     def _give_up_making(self, reason: str) -> None:
         if self._making is not None:
@@ -364,6 +382,7 @@ class SnapshotKeeper:
         self._bytes_at_last = self._journal.bytes_added
         self._host.install(snapshot, machine, leader)
         self._compact()
+        self._wanted.tell(self.durable)
 
 
 def _whole(message: Message, key: str) -> int:

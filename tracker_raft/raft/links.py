@@ -198,6 +198,8 @@ class Links:
         self.endpoints: dict[str, str] = {config.node: str(config.client_advertised)}
         """Client address of each member, as far as it ever said hello."""
         self._live: dict[str, Link] = {}
+        self._connected: tuple[str, ...] = ()
+        """Its keys in order; asked for in every turn."""
         self._boots: dict[str, str] = {}
         self._strangers: set[Link] = set()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -240,7 +242,7 @@ class Links:
 
     @property
     def connected(self) -> tuple[str, ...]:
-        return tuple(sorted(self._live))
+        return self._connected
 
     def linked(self, node: str) -> bool:
         return node in self._live
@@ -279,11 +281,13 @@ class Links:
         node = link.hello.node
         self._strangers.discard(link)
         old = self._live.pop(node, None)
+        self._connected = tuple(sorted(self._live))
         if old is not None:
             old.close("replaced by a newer link")
             self.owner.link_down(node)
         other_run = self._boots.get(node, link.hello.boot) != link.hello.boot
         self._live[node] = link
+        self._connected = tuple(sorted(self._live))
         self._boots[node] = link.hello.boot
         self.endpoints[node] = link.hello.endpoint
         self.owner.link_up(node, other_run=other_run)
@@ -316,6 +320,7 @@ class Links:
         self._strangers.discard(link)
         if link.hello is not None and self._live.get(link.hello.node) is link:
             del self._live[link.hello.node]
+            self._connected = tuple(sorted(self._live))
             self.owner.link_down(link.hello.node)
 
     # -- dialling --------------------------------------------------------------------------------

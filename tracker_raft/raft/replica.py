@@ -83,7 +83,6 @@ class Replica:
             links, self._flights, self._gate, backlog_bytes_max, lambda: self.engine
         )
         others = [member.node for member in config.members if member.node != config.node]
-        self._nodes = {other: Member(other) for other in others}
         self.intake = Intake(
             pending_max=config.limits.intake_max,
             operation_bytes_max=config.timing.entry_bytes_max // 2,
@@ -103,6 +102,7 @@ class Replica:
             lags=lambda node: self.keeper.lags(node),
             applied=self.machine.applied or 1,
         )
+        self._nodes: dict[str, Member] = self.engine.members
         self.keeper = self._make_keeper(recovered, storage)
         self._proposer = Proposer(
             self.engine, self.intake, lambda: self.machine, config.timing.entry_bytes_max
@@ -195,7 +195,7 @@ class Replica:
             journal_syncs=self.journal.syncs,
             disk_full=self.journal.full,
             snapshot=0 if self.keeper.durable is None else self.keeper.durable.index,
-            election_timeout_s=self._lag.timeout_s(self._scheduler.time()),
+            sight=self._watch.sight(self.journal),
         )
 
     @property
@@ -303,12 +303,15 @@ class Replica:
     def _made_durable(self, failure: LocalError | None) -> None:
         if failure is not None:
             raise failure
+        matters = not self._nodes  # alone, or waiting for it: else it only lets promises leave
         for node, message in self._gate.arrivals(self.journal.durable_index):
             self._inbox.raft(node, message, waited=True)
+            matters = True
         self._outbox.release(self.journal.durable)
         if not self.journal.full:  # else the next turn asks for room again
             self.journal.flush(self._writer, self._flushed)
-            self.kick()
+            if matters:
+                self.kick()
 
     def _arm(self, now_s: float) -> None:
         due_s = min(self.engine.deadline(), self._watch.deadline_s())
@@ -390,9 +393,13 @@ class Replica:
 
     def link_message(self, node: str, message: Message) -> None:
         """One message of a member; one that makes no sense costs it the link."""
-        before = self.engine.outline(node)
+        before = self.engine.outline()
         self._turns.guarded(self._inbox.received, node, message)
-        if filters.is_routine(message) and before == self.engine.outline(node):
+        if (
+            filters.is_routine(message)
+            and before == self.engine.outline()
+            and self._hand_over.deadline_s() is None  # which waits for a follower to be level
+        ):
             self._outbox.hand_out(self.journal.position)  # a sign of life: answered without a turn
             self._outbox.release(self.journal.durable)
         else:

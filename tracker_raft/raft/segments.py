@@ -83,6 +83,10 @@ class SegmentFiles:
         self._chain = 0
         self._batch = 0
 
+    @property
+    def disk_bytes(self) -> int:
+        return len(self.segments) * self._segment_bytes
+
     # -- opening ---------------------------------------------------------------------------------
 
     def recover(self, replay: Callable[[Record], None]) -> None:

@@ -23,12 +23,13 @@ from __future__ import annotations
 
 import hashlib
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import msgpack
 
-from tracker_raft.errors import Damaged, LocalError, Unsupported
+from tracker_raft.errors import Damaged, LocalError, P2PError, Unsupported
 from tracker_raft.machine import TrackerMachine
 from tracker_raft.raft.storage import Storage
 
@@ -51,6 +52,34 @@ class Snapshot:
     """Bytes of the file."""
     sha256: bytes
     """Its last 32 bytes: the hash of all before."""
+
+
+Taken = Callable[[Snapshot | None, P2PError | None], None]
+"""Called once: with a durable snapshot, or with why there is none."""
+
+
+class Wanted:
+    """Who waits for a snapshot that holds a certain entry."""
+
+    def __init__(self) -> None:
+        self._waiting: list[tuple[int, Taken]] = []
+
+    def __bool__(self) -> bool:
+        return bool(self._waiting)
+
+    def add(self, index: int, done: Taken) -> None:
+        self._waiting.append((index, done))
+
+    def tell(self, durable: Snapshot | None, error: P2PError | None = None) -> None:
+        """Answer who has what was asked for, and with ``error`` also the others."""
+        waiting, self._waiting = self._waiting, []
+        for index, done in waiting:
+            if durable is not None and durable.index >= index:
+                done(durable, None)
+            elif error is not None:
+                done(None, error)
+            else:
+                self._waiting.append((index, done))
 
 
 def head(cluster: str, index: int, term: int) -> bytes:
@@ -80,6 +109,35 @@ def read_head(data: memoryview, cluster: str) -> tuple[int, dict[str, Any]]:
     if found != cluster:
         raise LocalError(f"{NAME}: of cluster {found!r}, expected {cluster!r}; nothing was changed")
     return end, fields
+
+
+def cluster_of(storage: Storage) -> str:
+    """The cluster that the snapshot there names; empty when it does not begin like one."""
+    data = storage.read_part(NAME, 0, _LENGTH.size + HEAD_BYTES_MAX)
+    try:
+        (length,) = _LENGTH.unpack_from(data)
+        return str(msgpack.unpackb(data[_LENGTH.size : _LENGTH.size + length])["cluster"])
+    except (struct.error, ValueError, TypeError, KeyError, msgpack.UnpackException):
+        return ""
+
+
+def write(storage: Storage, machine: TrackerMachine, cluster: str, term: int) -> Snapshot:
+    """Write the snapshot of a machine that stands still; durable when this returns.
+
+    Raises ``OSError``.
+    """
+    digest, offset = hashlib.sha256(), 0
+    if NAME_MAKING in storage.names():
+        storage.delete(NAME_MAKING)
+    for block in (head(cluster, machine.applied, term), *machine.snapshot()):
+        storage.write(NAME_MAKING, offset, block)
+        digest.update(block)
+        offset += len(block)
+    storage.write(NAME_MAKING, offset, digest.digest())
+    storage.sync(NAME_MAKING)
+    storage.rename(NAME_MAKING, NAME)
+    storage.sync_names()
+    return Snapshot(machine.applied, term, offset + HASH_BYTES, digest.digest())
 
 
 def load(storage: Storage, cluster: str) -> tuple[Snapshot, TrackerMachine] | None:

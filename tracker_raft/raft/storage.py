@@ -7,10 +7,11 @@ after :meth:`sync_names`. Errors are ``OSError`` and nothing else. Names have no
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Protocol
 
 
@@ -129,21 +130,31 @@ class ThreadWriter:
 
     def __init__(self, call_threadsafe: Callable[..., object]) -> None:
         self._call_threadsafe = call_threadsafe
-        self._executor = ThreadPoolExecutor(1, thread_name_prefix="journal")
+        # Not an executor: every write waits for this, and an executor's futures, with their locks,
+        # take as long as everything else on the way.
+        self._orders: SimpleQueue[tuple[Work, Done] | None] = SimpleQueue()
         self._closed = False
+        self._thread = threading.Thread(target=self._serve, name="journal", daemon=True)
+        self._thread.start()
 
     def run(self, work: Work, done: Done) -> None:
-        self._executor.submit(work).add_done_callback(lambda future: self._report(future, done))
+        self._orders.put((work, done))
 
-    def _report(self, future: Future[None], done: Done) -> None:
-        if self._closed or future.cancelled():
-            return
-        error = future.exception()
-        if error is not None and not isinstance(error, OSError):
-            error = OSError(f"defect in the writer: {error!r}")
-        with suppress(RuntimeError):  # the loop is closed: nobody is left to be told
-            self._call_threadsafe(done, error)
+    def _serve(self) -> None:
+        while (order := self._orders.get()) is not None:
+            work, done = order
+            error: OSError | None = None
+            try:
+                work()
+            except OSError as failure:
+                error = failure
+            except Exception as failure:  # noqa: BLE001 whoever waits for it must be told
+                error = OSError(f"defect in the writer: {failure!r}")
+            if not self._closed:
+                with suppress(RuntimeError):  # the loop is closed: nobody is left to be told
+                    self._call_threadsafe(done, error)
 
     def close(self) -> None:
         self._closed = True
-        self._executor.shutdown(wait=True)
+        self._orders.put(None)
+        self._thread.join()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tracker_raft.errors import P2PError
-from tracker_raft.raft import records
+from tracker_raft.raft import records, snapshots
 from tracker_raft.raft.memory import KnownMembers
 from tracker_raft.raft.recovery import recover
 from tracker_raft.raft.segments import PREFIX, Identity
@@ -29,7 +29,7 @@ class Findings:
     problem: str | None = None
 
 
-class _ReadOnly:
+class ReadOnly:
     """A storage whose contents stay as they are."""
 
     def __init__(self, storage: Storage) -> None:
@@ -57,13 +57,12 @@ class _ReadOnly:
 def verify(storage: Storage) -> Findings:
     """Everything a start would check. Raises ``OSError`` when it cannot be read."""
     names = [name for name in storage.names() if name.startswith(PREFIX)]
-    if not names:
+    identity = identity_of(storage)
+    if identity is None:
         return Findings(problem="no journal: this is not the directory of a node that ever ran")
-    # Without one the machine stopped before the first batch, or a start says what is wrong.
-    identity = _identity(storage, names[0]) or Identity("", "", "")
     try:
-        found = recover(_ReadOnly(storage), identity)
-        KnownMembers(_ReadOnly(storage))
+        found = recover(ReadOnly(storage), identity)
+        KnownMembers(ReadOnly(storage))
     except P2PError as error:
         return Findings(identity.cluster, identity.node, len(names), problem=str(error))
     journal, snapshot = found.journal, found.snapshot
@@ -79,7 +78,21 @@ def verify(storage: Storage) -> Findings:
     )
 
 
-def _identity(storage: Storage, name: str) -> Identity | None:
+def identity_of(storage: Storage) -> Identity | None:
+    """Whose directory it is, as far as that is written there; None when no node ever ran in it.
+
+    A directory that was made from a backup and not started yet knows its cluster only. Without a
+    whole first batch a start says what is wrong.
+    """
+    names = [name for name in storage.names() if name.startswith(PREFIX)]
+    if names:
+        return _read_identity(storage, names[0]) or Identity("", "", "")
+    if snapshots.NAME in storage.names():
+        return Identity(snapshots.cluster_of(storage), "", "")
+    return None
+
+
+def _read_identity(storage: Storage, name: str) -> Identity | None:
     scan = records.scan(memoryview(storage.read(name)), batch=0)
     if not scan.records:
         return None

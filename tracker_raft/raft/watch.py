@@ -17,8 +17,10 @@ from tracker_raft.raft import ballots, election
 from tracker_raft.raft.ballots import Here, LastLog, PreVote
 from tracker_raft.raft.election import Elections
 from tracker_raft.raft.engine import Engine, Member, Role
+from tracker_raft.raft.journal import SegmentJournal
 from tracker_raft.raft.lag import LoopLag
 from tracker_raft.raft.seams import Lines, Message, Scheduler
+from tracker_raft.raft.status import Election, Sight
 
 log = logging.getLogger("tracker_raft.watch")
 
@@ -53,8 +55,12 @@ class LeaderWatch:
         self._told_alive_s = -math.inf
         self._role = engine.role
         self._elections = Elections(node, len(members) + 1, stagger_s, self._here())
-        self.reason = "none since this process started"
-        """Why the last election of this node was begun, for people."""
+        self._node = node
+        self.election: Election | None = None
+        """The last one that this process knows of."""
+        self._cause = ""
+        """Why there is no leader, as far as noted since one was heard; for people."""
+        self._heard_s = -math.inf
 
     def _here(self) -> Here:
         engine, now_s = self._engine, self._scheduler.time()
@@ -80,6 +86,7 @@ class LeaderWatch:
         for action in self._elections.step(self._here()):
             match action:
                 case ballots.AskAll(request):
+                    self._note_cause()
                     self._ask_all(request)
                 case ballots.Answer(node, number, granted):
                     term = self._engine.raftCurrentTerm
@@ -91,6 +98,7 @@ class LeaderWatch:
                 case ballots.Observe(term):
                     self._engine.observe_term(term)
                 case ballots.Stand(forced):
+                    self._note_cause()
                     self._engine.stand(forced=forced)
 
     def _ask_all(self, request: PreVote) -> None:
@@ -117,7 +125,46 @@ class LeaderWatch:
         if self._engine.stood():
             self._elections.stood(self._here())
         elif before is Role.LEADER and self._role is not Role.LEADER:
+            self._cause = self._cause or f"{self._node} stopped leading"
             self._elections.lost_leadership(self._here())
+        if before is not Role.LEADER and self._role is Role.LEADER:
+            self._note_election(self._node)
+
+    def _note_cause(self) -> None:
+        leader = self._engine.leader
+        if self._cause:
+            return
+        if not self._members:
+            self._cause = "alone"
+        elif leader is None or leader == self._node or self._heard_s == -math.inf:
+            self._cause = "no leader was heard"
+        else:
+            silent_s = self._scheduler.time() - self._heard_s
+            self._cause = f"leader {leader} silent for {silent_s:.2f} s"
+
+    def _note_election(self, leader: str) -> None:
+        term, now_s = self._engine.raftCurrentTerm, self._scheduler.time()
+        self.election = Election(term, leader, self._cause, now_s)
+        if leader == self._node:
+            log.info("elected in term %d: %s", term, self._cause)
+
+    def sight(self, journal: SegmentJournal) -> Sight:
+        engine, now_s = self._engine, self._scheduler.time()
+        silent_s: float | None = now_s - self._heard_s
+        behind = None
+        if engine.role is Role.LEADER:
+            last, silent_s = journal.last_index, 0.0
+            behind = {node: last - engine.matched(self._members[node]) for node in self._members}
+        elif engine.leader is None or self._heard_s == -math.inf:
+            silent_s = None
+        return Sight(
+            election_timeout_s=self._lag.timeout_s(now_s),
+            election=self.election,
+            election_ago_s=None if self.election is None else now_s - self.election.at_s,
+            leader_silent_s=silent_s,
+            behind=behind,
+            log_bytes=journal.disk_bytes,
+        )
 
     def put_off(self, seconds: float) -> None:
         """This node cannot keep what a leader promises for that long."""
@@ -135,6 +182,10 @@ class LeaderWatch:
             return
         here = self._here()
         self._elections.heard(here)
+        self._heard_s = here.now_s
+        if self.election is None or self.election.term != here.term:
+            self._note_election(leader)
+        self._cause = ""
         if waits and here.now_s >= self._told_alive_s + here.timeout_s / 4:
             self._told_alive_s = here.now_s
             self._lines.send(leader, {"type": "alive", "term": here.term})
@@ -147,6 +198,7 @@ class LeaderWatch:
         """``timeout_now``: the leader hands over to this node."""
         if node == self._engine.leader and message["term"] == self._engine.raftCurrentTerm:
             log.info("leader %s hands over to this node", node)
+            self._cause = f"told to stand by {node}"
             self._elections.told_to_stand()
 
     def received(self, node: str, message: Message) -> bool:
@@ -175,6 +227,7 @@ class LeaderWatch:
             case "term_hint":
                 if self._engine.role is Role.LEADER:
                     log.info("%s has seen term %d already", node, _number(message, "term"))
+                    self._cause = f"{node} had seen term {_number(message, 'term')} already"
                     self._elections.hinted(_number(message, "term"))
             case _:
                 return False
@@ -210,7 +263,8 @@ class LeaderWatch:
             self._scheduler.call_at(again_s, self._investigate, leader, tries - 1)
 
     def _gone(self, leader: str, reconnect: election.Reconnect) -> None:
-        log.info("leader %s is gone (%s)", leader, reconnect.value)
+        self._cause = f"leader {leader} is gone ({reconnect.value})"
+        log.info("%s", self._cause)
         self._elections.leader_gone(leader, self._here())
         self._kick()
 
