@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
+from click.core import ParameterSource
 
 from tracker_raft.client import TrackerClient
 from tracker_raft.cluster import Cluster
@@ -48,6 +49,10 @@ def transfer_leadership(
 def _endpoints(trackers: str | None, data_dir: Path | None) -> list[str]:
     if data_dir is None:
         return resolve_trackers(trackers)
+    # From the environment they are a default, which --data-dir may well be to replace.
+    context = click.get_current_context()
+    if context.get_parameter_source("trackers") is ParameterSource.COMMANDLINE:
+        raise click.UsageError("--trackers and --data-dir both say which cluster: give one")
     try:
         return Cluster.attach(data_dir).endpoints
     except NotFound as error:

@@ -22,6 +22,7 @@ import click
 import platformdirs
 
 from tracker_raft.cluster.state import Layout, read_json, write_whole
+from tracker_raft.commands import NAME_BYTES_MAX, check_text
 from tracker_raft.config import Address
 from tracker_raft.errors import BadRequest, Damaged, LocalError, P2PError
 
@@ -99,6 +100,17 @@ def _json_default(value: Any) -> Any:
     if isinstance(value, PurePath | Address):
         return str(value)
     raise TypeError(f"{type(value).__name__} has no form in JSON")
+
+
+def prefix_argument(ctx: click.Context, param: click.Parameter, value: str) -> str:
+    """The check of an argument PREFIX. Raises :class:`click.UsageError` if no name begins so."""
+    try:
+        check_text("PREFIX", value, NAME_BYTES_MAX)
+    except BadRequest as error:
+        raise click.UsageError(str(error)) from None
+    if "@" in value:
+        raise click.UsageError(f"PREFIX {value!r} has an '@': names have none, only versions have")
+    return value
 
 
 @contextmanager
