@@ -17,6 +17,7 @@ from tracker_raft.commands import FileRecord, Level, PeerRecord, parse_content_h
 from tracker_raft.terminal import (
     Guarded,
     emit_json,
+    prefix_argument,
     resolve_trackers,
     trackers_option,
 )
@@ -46,7 +47,7 @@ def main() -> None:
 
 
 @click.command(short_help="List what is published.")
-@click.argument("prefix", default="")
+@click.argument("prefix", default="", callback=prefix_argument)
 @trackers_option
 @level_option
 @json_option

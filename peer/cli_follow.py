@@ -62,7 +62,8 @@ def follow(
 
     What is at PATH is replaced in one step when a version is complete: who opens it always finds
     one whole version. Waits if NAME is not published yet. A fetch that fails is told and tried
-    again. When NAME is removed, what was fetched stays.
+    again. When NAME is removed, what was fetched stays. Ends with an error when no tracker
+    answered for 60 s, or when PATH cannot be written.
 
     \b
     Examples:

@@ -65,8 +65,8 @@ def exists(path: Path) -> bool:
 def check_destination(destination: Path, *, update: bool = False) -> None:
     """Refuse, before anything is fetched, what could not be written in the end.
 
-    Raises :class:`LocalError`: the destination exists (with ``update`` that is no obstacle), or
-    its directory is missing or read-only.
+    Raises :class:`LocalError`: the destination exists (with ``update`` that is no obstacle, unless
+    this process works in it), or its directory is missing or read-only.
     """
     parent = destination.parent
     with explained(f"write {destination}"):
@@ -74,8 +74,26 @@ def check_destination(destination: Path, *, update: bool = False) -> None:
             raise LocalError(f"{parent} is not a directory; nothing was fetched")
         if exists(destination) and not update:
             raise LocalError(f"{destination} exists; nothing was fetched")
+        # Who says "." means "in here", as with cp; all that lies here would be replaced.
+        if update and _is_directory(destination) and _works_in(destination):
+            raise LocalError(
+                f"{destination} is the directory this runs in, or one above it, and would be "
+                f"replaced as a whole; nothing was fetched"
+            )
         if not os.access(parent, os.W_OK | os.X_OK):
             raise LocalError(f"{parent} is not writable; nothing was fetched")
+
+
+def check_kind(destination: Path, *, tree: bool) -> None:
+    """Refuse to replace a directory with a file: who names one most often means a place in it.
+
+    Raises :class:`LocalError`.
+    """
+    if not tree and _is_directory(destination):
+        raise LocalError(
+            f"{destination} is a directory and would be replaced by a single file; nothing was "
+            f"fetched. Name the file itself, or remove the directory first"
+        )
 
 
 def part_path(destination: Path, content: bytes) -> Path:
@@ -192,6 +210,13 @@ def _move_to_new(part: Path, destination: Path) -> None:
             f"{destination} appeared while it was fetched; it was left as it is, "
             f"and what was fetched is kept in {part}"
         )
+
+
+def _works_in(directory: Path) -> bool:
+    try:
+        return Path.cwd().is_relative_to(directory.resolve())
+    except FileNotFoundError:
+        return False  # the working directory has been removed
 
 
 def _is_directory(path: Path) -> bool:

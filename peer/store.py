@@ -35,6 +35,7 @@ from peer import failpoints
 from peer.destination import (
     FreeBytes,
     check_destination,
+    check_kind,
     check_names,
     exists,
     explained,
@@ -109,6 +110,7 @@ class Store:
         self._finished_ns: int | None = None
         self._unwritable = False
         check_destination(destination, update=update)
+        check_kind(destination, tree=self._tree)
         check_names(manifest, self.part)
         self.bytes_at_start = 0
         """Of the pieces that were here already."""

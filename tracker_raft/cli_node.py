@@ -94,7 +94,7 @@ LOG_LEVELS = ("debug", "info", "warning", "error")
     envvar="P2P_NODE_ELECTION_TIMEOUT",
     metavar="MS",
     help="A leader silent for this long is replaced. The same on all trackers; well above the "
-    "round trip between them and a sync of their disks together.",
+    "round trip between them and a sync of their disks together. 50 to 60000.",
 )
 @click.option(
     "--log-level",

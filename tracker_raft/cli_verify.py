@@ -11,15 +11,8 @@ from tracker_raft.raft.storage import Directory
 from tracker_raft.raft.verify import Findings, verify
 from tracker_raft.terminal import emit_json
 
-EXAMPLE = """\b
-Example:
-  p2p-cluster verify ./trackers
-  p2p-cluster verify ./trackers/n1 --json
-  p2p-cluster verify trackers.backup
-"""
 
-
-@click.command("verify", epilog=EXAMPLE)
+@click.command("verify", short_help="Check the data on disk.")
 @click.argument("data_dir", type=click.Path(exists=True, path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 def verify_word(data_dir: Path, as_json: bool) -> None:
@@ -27,6 +20,12 @@ def verify_word(data_dir: Path, as_json: bool) -> None:
 
     Names the first bad record of each node. Exit status 1 if a node would not start with what is
     there. Meant for nodes that do not run; of one that does, the newest record may seem torn.
+
+    \b
+    Examples:
+      p2p-cluster verify ./trackers
+      p2p-cluster verify ./trackers/n1 --json
+      p2p-cluster verify trackers.backup
     """
     if data_dir.is_file():
         _check_backup(data_dir, as_json)

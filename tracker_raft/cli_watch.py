@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import re
+import shlex
 from typing import Any
 
 import click
 
 from tracker_raft.changes import PUBLISHED, REMOVED, REPLACED, VERSION_REMOVED, Change, Place
 from tracker_raft.client import TrackerClient, Watch
-from tracker_raft.commands import INTEGER_MAX, NAME_BYTES_MAX, check_text
-from tracker_raft.errors import BadRequest
+from tracker_raft.commands import INTEGER_MAX
 from tracker_raft.terminal import (
     APP,
     emit_json,
+    prefix_argument,
     resolve_trackers,
     sigterm_interrupts,
     trackers_option,
@@ -26,13 +27,6 @@ _WORDS = {
     VERSION_REMOVED: "version removed",
     REMOVED: "removed",
 }
-
-
-def _prefix(ctx: click.Context, param: click.Parameter, value: str) -> str:
-    try:
-        return check_text("PREFIX", value, NAME_BYTES_MAX)
-    except BadRequest as error:
-        raise click.UsageError(str(error)) from None
 
 
 def _place(ctx: click.Context, param: click.Parameter, value: str | None) -> Place | None:
@@ -48,13 +42,14 @@ def _place(ctx: click.Context, param: click.Parameter, value: str | None) -> Pla
 
 
 @click.command(short_help="Show changes of files as they happen.")
-@click.argument("prefix", default="", callback=_prefix)
+@click.argument("prefix", default="", callback=prefix_argument)
 @click.option(
     "--from",
     "place",
     metavar="INDEX[.POSITION]",
     callback=_place,
-    help="Begin with the changes of this entry of the log. Default: with what changes from now on.",
+    help="Begin with the changes of this entry of the log; behind a change that was shown: with "
+    "its POSITION + 1. Default: with what changes from now on.",
 )
 @click.option(
     "--timeout",
@@ -94,9 +89,7 @@ def watch(
                 _tell(change, as_json)
         except KeyboardInterrupt:
             if not as_json:
-                click.echo(
-                    f"stopped; '{APP} watch --from {_text(changes.place)}' goes on", err=True
-                )
+                click.echo(f"stopped; to go on: {_going_on(prefix, changes.place)}", err=True)
             raise
 
 
@@ -134,6 +127,11 @@ def _as_json(change: Change) -> dict[str, Any]:
         "newest": change.newest,
         "dropped": change.dropped,
     }
+
+
+def _going_on(prefix: str, place: Place) -> str:
+    """The command that a shell goes on with. What ``--trackers`` was is known to who typed it."""
+    return shlex.join([APP, "watch", *filter(None, [prefix]), "--from", _text(place)])
 
 
 def _text(place: Place) -> str:

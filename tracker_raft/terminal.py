@@ -20,8 +20,10 @@ from typing import Any, TypeVar
 
 import click
 import platformdirs
+from click.core import ParameterSource
 
 from tracker_raft.cluster.state import Layout, read_json, write_whole
+from tracker_raft.commands import NAME_BYTES_MAX, check_text
 from tracker_raft.config import Address
 from tracker_raft.errors import BadRequest, Damaged, LocalError, P2PError
 
@@ -99,6 +101,17 @@ def _json_default(value: Any) -> Any:
     if isinstance(value, PurePath | Address):
         return str(value)
     raise TypeError(f"{type(value).__name__} has no form in JSON")
+
+
+def prefix_argument(ctx: click.Context, param: click.Parameter, value: str) -> str:
+    """The check of an argument PREFIX. Raises :class:`click.UsageError` if no name begins so."""
+    try:
+        check_text("PREFIX", value, NAME_BYTES_MAX)
+    except BadRequest as error:
+        raise click.UsageError(str(error)) from None
+    if "@" in value:
+        raise click.UsageError(f"PREFIX {value!r} has an '@': names have none, only versions have")
+    return value
 
 
 @contextmanager
@@ -212,6 +225,10 @@ def endpoints_meant(trackers: str | None, data_dir: Path | None) -> list[str]:
     """
     if data_dir is None:
         return resolve_trackers(trackers)
+    # From the environment they are a default, which --data-dir may well be to replace.
+    context = click.get_current_context()
+    if context.get_parameter_source("trackers") is ParameterSource.COMMANDLINE:
+        raise click.UsageError("--trackers and --data-dir both say which cluster: give one")
     layout = Layout.load(data_dir.expanduser().absolute())
     if layout is None:
         raise click.UsageError(f"no cluster in {data_dir}: it holds no cluster.json")

@@ -15,6 +15,7 @@ import pytest
 from tests.sim.cluster import SimCluster, SimNode
 from tests.sim.invariants import Watch
 from tests.sim.mutants import VOTE_FORGOTTEN, mutated
+from tests.sim.network import SimLinks
 from tests.sim.run import library_globals
 from tests.sim.workload import SimClient
 from tests.sim.world import World
@@ -22,6 +23,7 @@ from tracker_raft.entries import pack_operation
 from tracker_raft.errors import P2PError
 from tracker_raft.raft.election import Elections
 from tracker_raft.raft.engine import Role
+from tracker_raft.raft.filters import INDEX_MAX
 
 OPEN = pack_operation(0, 0, 0, {"op": "open_session"})
 SEEDS = range(4)
@@ -250,6 +252,30 @@ def test_a_member_of_a_higher_term_is_taken_back_by_the_same_leader() -> None:
         lost = come_back_from_the_future(it)
         found = it.until(lambda: lost.replica is not None and lost.replica.leader is not None, 1.0)
         assert not found, "it is not the hint that brings it back"
+
+
+@pytest.mark.parametrize("kind", ["term_hint", "pre_voted"])
+def test_one_message_does_not_use_up_the_terms(kind: str) -> None:
+    """Broken: one confused member, once, and nobody can be elected any more, restarted or not."""
+    with scene(1) as it, patch.object(SimLinks, "drop", lambda *_: None):
+        deceived, message = it.begin(), {"type": kind, "term": INDEX_MAX}
+        asker, sender = it.followers()
+        if kind == "pre_voted":
+            deceived.kill()
+            deceived = asker
+            assert it.until(lambda: polls(asker) is not None)
+            message |= {"round": polls(asker), "granted": False}
+        assert deceived.process is not None and deceived.replica is not None
+        deceived.process.run(deceived.replica.link_message, sender.node, message)
+        it.wait(4 * T_S)
+        assert max(node.replica.term for node in it.up() if node.replica) < 100
+        steady(it, it.led(), it.watch.elections)
+
+
+def polls(node: SimNode) -> int | None:
+    """The number of the pre-vote that it holds now."""
+    elections = node.replica._watch._elections if node.replica else None
+    return elections._rounds if elections and elections._round else None
 
 
 def votes_of_one_term(seed: int) -> list[str | None]:

@@ -215,7 +215,12 @@ def test_an_answer_that_cannot_be_read_says_whose_it_was(body: dict[str, Any]) -
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"prefix": "\n"}, {"from_index": -1}, {"from_index": 1, "from_position": -1}],
+    [
+        {"prefix": "\n"},
+        {"from_index": -1},
+        {"from_index": 1, "from_position": -1},
+        {"from_position": 1},
+    ],
 )
 def test_what_cannot_be_watched_is_refused_before_anything_is_sent(wrong: dict[str, Any]) -> None:
     """Broken: a mistake is found by a tracker, later, or never."""

@@ -13,7 +13,7 @@ import pytest
 from test_store import PIECE, fill, listing, make_tree, store_for
 
 from peer import destination
-from peer.destination import case_collision, check_names, give_name
+from peer.destination import case_collision, check_destination, check_names, give_name
 from peer.manifest import FileEntry, Kind, Manifest, content_id
 from peer.scan import Scanned, scan
 from peer.store import Store
@@ -73,8 +73,13 @@ def stored(scanned: Scanned, copy: Path, **options: object) -> Store:
     return store
 
 
-@pytest.mark.parametrize("old", ["file", "tree", "link", "nothing"])
-@pytest.mark.parametrize("new", ["file", "tree"])
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        *((old, "file") for old in ("file", "link", "nothing")),
+        *((old, "tree") for old in ("file", "tree", "link", "nothing")),
+    ],
+)
 def test_anything_can_be_replaced(tmp_path: Path, old: str, new: str) -> None:
     """Broken if an update depends on what was there before, or leaves a part of it."""
     source, copy = tmp_path / "source", tmp_path / "copy"
@@ -94,6 +99,34 @@ def test_anything_can_be_replaced(tmp_path: Path, old: str, new: str) -> None:
     assert scan(copy, piece_bytes=PIECE).manifest == scanned.manifest
     assert sorted(path.name for path in tmp_path.iterdir()) == ["copy", "source"]
     assert (source / "run").exists(), "what the link pointed to is untouched"
+
+
+def test_a_directory_is_not_replaced_by_a_file(tmp_path: Path) -> None:
+    """Broken: who follows one file with ``-o /srv/models`` loses all that lies there."""
+    make_tree(tmp_path / "source")
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    (copy / "precious").write_bytes(b"precious")
+    scanned = scan(tmp_path / "source/deep/er/large", piece_bytes=PIECE)
+    with pytest.raises(LocalError, match="copy is a directory and would be replaced by a single"):
+        store_for(scanned, copy, update=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["copy", "source"]
+    assert (copy / "precious").read_bytes() == b"precious"
+
+
+@pytest.mark.parametrize("named", [".", "..", "../../copy"])
+def test_the_directory_one_works_in_is_not_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, named: str
+) -> None:
+    """Broken: ``follow -o .`` deletes what lies where it was typed."""
+    (tmp_path / "copy/in").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "copy/in")
+    place = Path(os.path.abspath(named))  # noqa: PTH100 - as a destination is made
+    with pytest.raises(LocalError, match=f"^{place} is the directory this runs in, or one above"):
+        check_destination(place, update=True)
+    check_destination(tmp_path / "copy/in/below", update=True)
+    (tmp_path / "copy-2").mkdir()
+    check_destination(tmp_path / "copy-2", update=True)
 
 
 def test_an_update_takes_what_is_the_same_from_the_old_content(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from engine_driver import NO_OP, Member, acknowledgement, append, entry
 from tracker_raft.config import RaftTiming
 from tracker_raft.raft import filters
 from tracker_raft.raft.engine import Role
-from tracker_raft.raft.filters import INDEX_MAX, Message, Verdict
+from tracker_raft.raft.filters import INDEX_MAX, TERM_JUMP_MAX, Message, Verdict
 
 Members = Callable[[], Member]
 
@@ -307,6 +307,8 @@ HOSTILE: list[Message] = [
     {"type": "timeout_now"},
     {"type": "response_vote", "term": -1},
     {"type": "response_vote", "term": INDEX_MAX + 1},
+    but(VOTE, term=TERM_JUMP_MAX + 1),
+    but(APPEND, term=TERM_JUMP_MAX + 1),
     {"type": "response_vote", "term": True},
     {"type": "response_vote", "term": 1.0},
     *(without(VOTE, name) for name in ("term", "last_log_index", "last_log_term")),

@@ -115,6 +115,7 @@ def test_wrong_use_is_status_2(run: Run, tmp_path: Path) -> None:
         ("share", "f", "--listen", "0.0.0.0:0", "--advertise", "10.0.0.1"),
         ("share", "f", "--listen", "0.0.0.0:0", "--insecure"),
         ("dance",),
+        ("ls", "a@v1"),
         ("get", "a", "--timeout", "nan"),
     ):
         assert run(*words).exit_code == 2, words

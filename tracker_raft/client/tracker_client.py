@@ -202,6 +202,8 @@ class TrackerClient:
         which is to be closed, or used as a context manager; closing this client closes it too.
         """
         if from_index is None:
+            if from_position:
+                raise BadRequest(f"from_position is {from_position} without a from_index")
             from_index = self.list(prefix, limit=1, deadline_s=deadline_s).index + 1
         return Watch(
             self._requester.sibling(),

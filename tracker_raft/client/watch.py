@@ -40,6 +40,7 @@ class Watch:
       ``deadline_s``.
     * :class:`~tracker_raft.errors.BadRequest`: prefix or place cannot be; or a tracker answered
       what this version cannot read.
+    * :class:`~tracker_raft.errors.LocalError`: the client it was made by has been closed.
 
     One thread iterates; :meth:`close` may come from any.
     """

@@ -30,6 +30,9 @@ from typing import Any, Protocol
 Message = dict[str, Any]
 
 INDEX_MAX = 2**62
+TERM_JUMP_MAX = 2**40
+"""A term this far above one's own is no term: it is centuries of elections without a pause. Taken
+over, one message would use all terms up, and no member could be elected any more."""
 RAFT_TYPES = frozenset(
     {"append_entries", "next_node_idx", "request_vote", "response_vote", "timeout_now"}
 )
@@ -118,6 +121,8 @@ def incoming(message: Message, here: Situation) -> Verdict:
     """Judge one message of :data:`RAFT_TYPES` from a member."""
     if problem := _malformed(message):
         return Verdict(malformed=problem)
+    if message["term"] > here.term + TERM_JUMP_MAX:
+        return Verdict(malformed=f"{message['type']} of term {message['term']}, here {here.term}")
     match message["type"]:
         case "append_entries":
             return _append_entries(message, here)

@@ -17,6 +17,7 @@ from tracker_raft.raft import ballots, election
 from tracker_raft.raft.ballots import Here, LastLog, PreVote
 from tracker_raft.raft.election import Elections
 from tracker_raft.raft.engine import Engine, Member, Role
+from tracker_raft.raft.filters import INDEX_MAX, TERM_JUMP_MAX
 from tracker_raft.raft.journal import SegmentJournal
 from tracker_raft.raft.lag import LoopLag
 from tracker_raft.raft.seams import Lines, Message, Scheduler
@@ -218,20 +219,26 @@ class LeaderWatch:
                     node,
                     _number(message, "round"),
                     message["granted"],
-                    _number(message, "term"),
+                    self._term(message),
                     self._here(),
                 )
             case "alive":
                 if _number(message, "term") == self._engine.raftCurrentTerm:
                     self._engine.heard_from(self._members[node])
             case "term_hint":
+                term = self._term(message)
                 if self._engine.role is Role.LEADER:
-                    log.info("%s has seen term %d already", node, _number(message, "term"))
-                    self._cause = f"{node} had seen term {_number(message, 'term')} already"
-                    self._elections.hinted(_number(message, "term"))
+                    log.info("%s has seen term %d already", node, term)
+                    self._cause = f"{node} had seen term {term} already"
+                    self._elections.hinted(term)
             case _:
                 return False
         return True
+
+    def _term(self, message: Message) -> int:
+        """A term that this node may take over."""
+        most = min(self._engine.raftCurrentTerm + TERM_JUMP_MAX, INDEX_MAX)
+        return check_int("term", message["term"], 0, most)
 
     # -- links -------------------------------------------------------------------------------------
 

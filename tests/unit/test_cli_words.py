@@ -1,0 +1,47 @@
+"""Words of the command line, as far as no tracker is asked."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from tracker_raft.__main__ import main
+from tracker_raft.cli_watch import _going_on
+
+PREFIXES = ["", "models/", "two words/", "it's"]
+
+
+@pytest.mark.parametrize("prefix", PREFIXES)
+def test_what_a_stopped_watch_says_goes_on_with_the_same_names(prefix: str) -> None:
+    """Broken: who pastes the line is told of names that were not asked for."""
+    words = shlex.split(_going_on(prefix, (104, 3)))
+    assert words == ["p2p-cluster", "watch", *([prefix] if prefix else []), "--from", "104.3"]
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("watch", "models/a@v1"), "PREFIX 'models/a@v1' has an '@'"),
+        (("watch", "a\nb"), "has control characters"),
+        (("watch", "n" * 513), "has 513 bytes, expected 0 to 512"),
+        (("watch", "--from", "1.2.3"), "expected an entry of the log"),
+        (
+            ("transfer-leadership", "--trackers", "127.0.0.1:1", "--data-dir", "nowhere"),
+            "--trackers and --data-dir both say which cluster",
+        ),
+        (("transfer-leadership", "--data-dir", "nowhere"), "it holds no cluster.json"),
+    ],
+)
+def test_wrong_use_is_told_and_is_status_2(
+    words: tuple[str, ...], says: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Broken: a mistake waits for ever, or one of two contradicting options is ignored."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("P2P_STATE_DIR", str(tmp_path / "state"))
+    monkeypatch.setenv("P2P_TRACKERS", "127.0.0.1:1")  # a default: no contradiction
+    result = CliRunner().invoke(main, list(words))
+    assert result.exit_code == 2, result.output
+    assert says in result.output
