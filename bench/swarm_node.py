@@ -84,7 +84,7 @@ class Node:
         zone = world.zone_of(self)
         self.contacts: Contacts[Pipe] = Contacts(self.name, zone, world.limits, self.random)
         self.choice = NearFirst(choice, world.limits.far_peers_min)
-        self.finder = PeerFinder(world.tracker, world.content)
+        self.finder = PeerFinder(world.tracker, world.content, random_source=self.random)
         self.ask_interval_s = world.limits.ask_interval_min_s
         self.rechoose_at_s = world.now_s + world.limits.rechoose_s
         self.pipes: dict[Pipe, None] = {}
@@ -280,6 +280,8 @@ class Node:
         else:
             pipe.queue.popleft()
             self._ended(pipe, run, brain)
+        if got + 1 == run.count:
+            pipe.source.slots.sent(pipe, world.now_s)
         if pipe.queue and (got + 1 < run.count or self._served(pipe)):
             world.next_piece(pipe)
         elif pipe.active:

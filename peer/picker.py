@@ -119,6 +119,12 @@ def _rarest(
     start: int,
     count: int,
 ) -> tuple[int, int] | None:
+    if len(usable) > 1:
+        # One walk over both, not one for each level: what a partial peer has and what is free lie
+        # in many short ranges that hardly meet, and that search was most of a decision.
+        usable = [usable[0].overlap(usable[1])]
+    if not usable[0]:
+        return None
     for level in levels:
         sets = [*usable, level]
         if go_on_at is not None and all(go_on_at in ranges for ranges in sets):

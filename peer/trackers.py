@@ -6,10 +6,14 @@ Each call has one deadline, given by its caller, and raises
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 from tracker_raft.commands import FileRecord, PeerRecord
+
+SKIP_MAX = 2**31
+"""Far beyond any swarm: the trackers count on from the beginning behind the last peer."""
 
 
 class Published(Protocol):
@@ -80,15 +84,24 @@ class Trackers(Registry, Announcing, Finding, Protocol):
 
 
 class PeerFinder:
-    """Asks for peers of one content; of more than fit an answer, others every time."""
+    """Asks for peers of one content; of more than fit an answer, others every time.
+
+    It begins anywhere, by chance: a crowd that all began with the first ones would crowd there.
+    """
 
     PEERS_MAX = 50
 
-    def __init__(self, trackers: Finding, content: bytes, deadline_s: float = 5.0) -> None:
+    def __init__(
+        self,
+        trackers: Finding,
+        content: bytes,
+        deadline_s: float = 5.0,
+        random_source: random.Random | None = None,
+    ) -> None:
         self._trackers = trackers
         self._content = content
         self._deadline_s = deadline_s
-        self._skip = 0
+        self._skip = (random_source or random.Random()).randrange(SKIP_MAX)
 
     def __call__(self) -> Iterable[PeerRecord]:
         found = self._trackers.peers(

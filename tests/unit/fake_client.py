@@ -142,7 +142,8 @@ class FakeClient:
         self.on_peers()
         with self._lock:
             found = [record for _, record in sorted(self.swarms.get(content, {}).items())]
-        return Swarm(tuple(found[skip:] + found[:skip])[:limit], len(found))
+        first = skip % len(found) if found else 0
+        return Swarm(tuple(found[first:] + found[:first])[:limit], len(found))
 
     def close(self) -> None:
         pass

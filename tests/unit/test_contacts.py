@@ -1,4 +1,4 @@
-"""The rules of contacts, of the choice among them, of slots and of rate limits, by their names.
+"""The rules of contacts, the choice among them, slots and rate limits, by their names.
 
 If a test here fails, a dead peer is hammered, a slow one keeps its place, or a limit is none.
 """
@@ -10,6 +10,7 @@ import random
 from collections import Counter
 
 import pytest
+from fake_client import FakeClient
 
 from peer.choice import ByRate, Candidate, Learning, NearFirst, PeerChoice, RoundRobin
 from peer.contacts import CONTACTS_MAX, Contacts
@@ -17,6 +18,7 @@ from peer.limits import PeerLimits
 from peer.rates import Rate, run_bytes
 from peer.slots import Slots
 from peer.throttle import Throttle, TokenBucket
+from peer.trackers import PeerFinder
 from tracker_raft.commands import PeerRecord
 
 LIMITS = PeerLimits()
@@ -159,14 +161,47 @@ def test_slots_are_bounded_and_change_hands() -> None:
     assert slots.take("a", 10.7) > 0
     slots.leave("c")
     assert slots.take("a", 10.8) == 0.0
+    slots.sent("a", 10.9)
+    slots.sent("b", 10.9)
     assert slots.take("d", 13.0) == 0.0, "who does not ask has left his slot"
     assert repr(slots) == "<Slots 1 held, 0 waiting>"
+
+
+def test_a_slow_run_keeps_its_slot_while_it_is_sent() -> None:
+    """Broken if a seeder with a slow link serves ever more peers, each of them ever slower."""
+    limits = dataclasses.replace(LIMITS, upload_slots_max=2, slot_idle_s=1.0, slot_turn_s=10.0)
+    slots = Slots(limits)
+    assert slots.take("a", 0.0) == slots.take("b", 0.0) == 0.0
+    assert 0 < slots.take("c", 5.0) <= 1.0, "both are sent pieces still"
+    slots.sent("a", 5.5)
+    assert slots.take("c", 6.0) > 0, "who was sent something just now goes on first"
+    assert slots.take("c", 6.6) == 0.0, "and has left if he does not"
+    assert slots.take("d", 9.0) > 0
+    assert slots.take("d", 10.1) == 0.0, "a run without end shuts nobody out"
+    slots.sent("b", 10.2)
+    assert repr(slots) == "<Slots 2 held, 0 waiting>", "and its end makes no slot of it again"
 
 
 def test_without_others_a_slot_is_held_for_good() -> None:
     """Broken if a lone peer is refused for no reason."""
     slots = Slots(dataclasses.replace(LIMITS, upload_slots_max=1, slot_turn_s=1.0))
     assert [slots.take("a", now / 2) for now in range(100)] == [0.0] * 100
+
+
+# -- asking the trackers --------------------------------------------------------------------------
+
+
+def test_a_crowd_meets_different_peers_and_each_of_it_all() -> None:
+    """Broken if everybody in a large swarm asks the same fifty peers, or never hears of some."""
+    trackers, content = FakeClient(), b"c" * 32
+    for number in range(200):
+        trackers.join(f"p{number}", "127.0.0.1:5", content)
+    crowd = [PeerFinder(trackers, content, random_source=random.Random(seed)) for seed in range(40)]
+    met = Counter(record.peer for finder in crowd for record in finder())
+    assert len(met) > 190
+    assert max(met.values()) < 25, "of forty"
+    alone = PeerFinder(trackers, content)
+    assert len({record.peer for _ in range(4) for record in alone()}) == 200
 
 
 # -- rates and limits -----------------------------------------------------------------------------

@@ -169,3 +169,24 @@ def test_availability_has_no_more_levels_than_peers() -> None:
     counts.gained(Ranges(*((piece, piece + 1) for piece in range(0, 500, 2))))
     assert len(list(counts.rarest_first())) == 2
     assert repr(counts).count(":") == 3
+
+
+def test_short_ranges_that_do_not_meet_are_walked_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Broken if a decision walks what a peer has once for each level of rarity: in a swarm of
+    hundreds that is most of what the brain costs."""
+    has = Ranges(*((piece, piece + 1) for piece in range(0, 1000, 2)))
+    free = Ranges(*((piece, piece + 1) for piece in range(1, 1000, 2)))
+    counts = counted(*(Ranges((n * 100, 1000)) for n in range(10)))
+    looks = 0
+    after = Ranges.after
+
+    def look(ranges: Ranges, number: int) -> tuple[int, int] | None:
+        nonlocal looks
+        looks += 1
+        return after(ranges, number)
+
+    monkeypatch.setattr(Ranges, "after", look)
+    assert picked(free, whoever(has=has), counts=counts) is None
+    free.add(998, 999)
+    assert picked(free, whoever(has=has), counts=counts) == Run(998, 1)
+    assert looks < 100

@@ -51,7 +51,9 @@ class Asker:
         return self.reply(self.number)
 
     def reply(self, number: int) -> messages.Result:
-        return messages.parse_reply(number, self.link.receive_frame(65536))
+        while "news" in (message := self.link.receive_frame(65536)):
+            pass  # it may come between any question and its answer
+        return messages.parse_reply(number, message)
 
     def payload(self, size: int) -> bytes:
         data = bytearray(size)
