@@ -58,6 +58,11 @@ class HandOver:
         """Nothing is to be proposed meanwhile."""
         return bool(self._waiting) and self._engine.role is Role.LEADER
 
+    @property
+    def waits(self) -> bool:
+        """An attempt is under way."""
+        return bool(self._waiting)
+
     def begin(self, target: str | None, deadline_s: float, done: Done) -> None:
         """Hand over to ``target``, None for whoever is most up to date.
 

@@ -82,7 +82,6 @@ class Replica:
         self._outbox = Outbox(
             links, self._flights, self._gate, backlog_bytes_max, lambda: self.engine
         )
-        others = [member.node for member in config.members if member.node != config.node]
         self.intake = Intake(
             pending_max=config.limits.intake_max,
             operation_bytes_max=config.timing.entry_bytes_max // 2,
@@ -93,7 +92,7 @@ class Replica:
         self._closed = False
         self.engine = Engine(
             config.node,
-            others,
+            [member.node for member in config.members if member.node != config.node],
             transport=self._outbox,
             journal=self.journal,
             timing=config.timing,
@@ -220,9 +219,8 @@ class Replica:
         self.engine.destroy()
 
     def hand_over(self, target: str | None, patience_s: float, done: Done) -> None:
-        """As the leader: let ``target`` lead (None: whoever is most up to date).
-
-        ``done`` is called once, within ``patience_s``. Raises :class:`BadRequest` for a target that
+        """As the leader: let ``target`` lead (None: whoever is most up to date). ``done`` is called
+        once, within ``patience_s``. Raises :class:`BadRequest` for a target that
         is no other member, :class:`NoLeader` when this node does not lead.
         """
         self._hand_over.begin(target, self._scheduler.time() + patience_s, done)
@@ -246,8 +244,7 @@ class Replica:
 
     @property
     def _may_tick(self) -> bool:
-        """Not on a node that is alone while its journal is behind: with nobody to wait for, the
-        library counts as committed whatever it added."""
+        """Not on a node that is alone while its journal is behind: it would commit at once."""
         return bool(self._nodes) or self.journal.durable == self.journal.position
 
     def _tick(self, now_s: float) -> None:
@@ -395,12 +392,9 @@ class Replica:
         """One message of a member; one that makes no sense costs it the link."""
         before = self.engine.outline()
         self._turns.guarded(self._inbox.received, node, message)
-        if (
-            filters.is_routine(message)
-            and before == self.engine.outline()
-            and self._hand_over.deadline_s() is None  # which waits for a follower to be level
-        ):
-            self._outbox.hand_out(self.journal.position)  # a sign of life: answered without a turn
-            self._outbox.release(self.journal.durable)
-        else:
+        changed = before != self.engine.outline() or self._hand_over.waits
+        if changed or not filters.is_routine(message):
             self.kick()
+        else:  # a sign of life: answered without a turn
+            self._outbox.hand_out(self.journal.position)
+            self._outbox.release(self.journal.durable)
