@@ -11,6 +11,7 @@ import click
 from tracker_raft.changes import PUBLISHED, REMOVED, REPLACED, VERSION_REMOVED, Change, Place
 from tracker_raft.client import TrackerClient, Watch
 from tracker_raft.commands import INTEGER_MAX
+from tracker_raft.errors import Unavailable
 from tracker_raft.terminal import (
     APP,
     emit_json,
@@ -87,7 +88,7 @@ def watch(
             _tell_begin(changes, as_json)
             for change in changes:
                 _tell(change, as_json)
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, Unavailable):
             if not as_json:
                 click.echo(f"stopped; to go on: {_going_on(prefix, changes.place)}", err=True)
             raise

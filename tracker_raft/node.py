@@ -60,7 +60,9 @@ def owned(directory: Path) -> Iterator[None]:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         lock = os.open(directory / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
-        raise LocalError(f"data directory {directory}: {error.strerror or error}") from error
+        taken = isinstance(error, FileExistsError)
+        why = "it is not a directory" if taken else error.strerror or error
+        raise LocalError(f"data directory {directory}: {why}; nothing was started") from error
     try:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

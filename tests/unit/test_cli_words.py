@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -45,3 +46,31 @@ def test_wrong_use_is_told_and_is_status_2(
     result = CliRunner().invoke(main, list(words))
     assert result.exit_code == 2, result.output
     assert says in result.output
+
+
+@pytest.fixture
+def fails(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., str]:
+    monkeypatch.chdir(tmp_path)
+
+    def run(*words: str) -> str:
+        result = CliRunner().invoke(main, list(words))
+        assert result.exit_code == 1, result.output
+        return result.output
+
+    return run
+
+
+def test_a_watch_that_found_no_tracker_says_how_to_go_on(fails: Callable[..., str]) -> None:
+    """Broken: after an outage nobody knows from where on changes were missed."""
+    output = fails(
+        *("watch", "models/", "--from", "5.1", "--timeout", "0.2", "--trackers", "127.0.0.1:1")
+    )
+    assert "stopped; to go on: p2p-cluster watch models/ --from 5.1\n" in output
+    assert "error: watch: no tracker answered" in output
+
+
+def test_a_node_without_a_directory_says_so(fails: Callable[..., str], tmp_path: Path) -> None:
+    """Broken: a path to a file is told as "File exists", which is no reason."""
+    (tmp_path / "file").touch()
+    output = fails("node", "--data-dir", "file")
+    assert f"data directory {tmp_path / 'file'}: it is not a directory; nothing was" in output
