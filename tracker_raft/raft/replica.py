@@ -78,11 +78,8 @@ class Replica:
         self._turns = Turns(scheduler, self._lag, self._turn, self._failed)
         self.kick = self._turns.kick
         self._flights = Flights()
-        backlog_bytes_max = config.limits.link_buffer_bytes_soft
-        self._outbox = Outbox(
-            links, self._flights, self._gate, backlog_bytes_max, lambda: self.engine
-        )
-        others = [member.node for member in config.members if member.node != config.node]
+        bytes_max = config.limits.link_buffer_bytes_soft
+        self._outbox = Outbox(links, self._flights, self._gate, bytes_max, lambda: self.engine)
         self.intake = Intake(
             pending_max=config.limits.intake_max,
             operation_bytes_max=config.timing.entry_bytes_max // 2,
@@ -93,7 +90,7 @@ class Replica:
         self._closed = False
         self.engine = Engine(
             config.node,
-            others,
+            [member.node for member in config.members if member.node != config.node],
             transport=self._outbox,
             journal=self.journal,
             timing=config.timing,
@@ -304,14 +301,13 @@ class Replica:
     def _made_durable(self, failure: LocalError | None) -> None:
         if failure is not None:
             raise failure
-        matters = not self._nodes  # alone, or waiting for it: else it only lets promises leave
         for node, message in self._gate.arrivals(self.journal.durable_index):
             self._inbox.raft(node, message, waited=True)
-            matters = True
+            self.kick()
         self._outbox.release(self.journal.durable)
         if not self.journal.full:  # else the next turn asks for room again
             self.journal.flush(self._writer, self._flushed)
-            if matters:
+            if not self._nodes:  # others wait for more than this disk
                 self.kick()
 
     def _arm(self, now_s: float) -> None:
@@ -396,11 +392,8 @@ class Replica:
         """One message of a member; one that makes no sense costs it the link."""
         before = self.engine.outline()
         self._turns.guarded(self._inbox.received, node, message)
-        if (
-            filters.is_routine(message)
-            and before == self.engine.outline()
-            and self._hand_over.deadline_s() is None  # which waits for a follower to be level
-        ):
+        idle = filters.is_routine(message) and before == self.engine.outline()
+        if idle and self._hand_over.deadline_s() is None:  # it waits for a follower to be level
             self._outbox.hand_out(self.journal.position)  # a sign of life: answered without a turn
             self._outbox.release(self.journal.durable)
         else:
