@@ -23,7 +23,9 @@ from typing import Any
 import click
 
 from bench import clients, etcd, fleets, harness, stock
-from bench.clients import Client, EtcdPuts, Place, StockPuts, Tally
+from bench.clients import Client, Place, Tally
+from bench.clients_ours import our_publishes
+from bench.clients_rivals import EtcdPuts, StockPuts
 
 OURS, ETCD, STOCK = "ours", "etcd", "stock"
 SIZES = (1, 64, 256, 1000)
@@ -54,7 +56,7 @@ class Contender:
             tally, places, make = Tally(), self.places, self._make
             made: clients.Made
             if make is None:
-                made = await clients.our_publishes(tally, places, count, operations)
+                made = await our_publishes(tally, places, count, operations)
             else:
                 one = partial(make, tally, operations)
                 made = [(places[number % len(places)], one) for number in range(count)]

@@ -25,7 +25,8 @@ import click
 import psutil
 
 from bench import clients, fleets, harness
-from bench.clients import Client, OurLookups, Tally
+from bench.clients import Client, Tally
+from bench.clients_ours import OurLookups, our_publishes
 from bench.publish import Contender
 from bench.snapshot import filled
 from tracker_raft.client import TrackerClient
@@ -77,7 +78,7 @@ def catch_up(fleet: fleets.OurFleet, operations: int) -> dict[str, float]:
 
     async def some() -> int:
         tally = Tally()
-        made = await clients.our_publishes(tally, places, WRITERS, BATCH)
+        made = await our_publishes(tally, places, WRITERS, BATCH)
         await clients.closed_loop(tally, made, PUBLISH_S, lambda: 0.0, warm_s=0.0)
         return tally.operations
 

@@ -17,7 +17,6 @@ still linear in the bytes fed whatever the chunking (``tests/property/test_wire.
 from __future__ import annotations
 
 import struct
-import threading
 from collections.abc import Iterator, Mapping
 from typing import Any, NoReturn
 
@@ -30,18 +29,9 @@ HEADER_BYTES = HEADER.size
 Message = dict[str, Any]
 
 
-_packers = threading.local()
-"""One for each thread and all of its messages: ``msgpack.packb`` makes one a call, which costs more
-than the packing."""
-
-
 def pack(value: Any) -> bytes:
     """The msgpack of ``value``."""
-    try:
-        packed: bytes = _packers.pack(value)
-    except AttributeError:
-        _packers.pack = msgpack.Packer(use_bin_type=True).pack
-        packed = _packers.pack(value)
+    packed: bytes = msgpack.packb(value, use_bin_type=True)
     return packed
 
 

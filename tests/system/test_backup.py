@@ -16,7 +16,7 @@ from processes import wait_until
 
 from tracker_raft import Cluster, Compacted, NotFound, TrackerClient, Unavailable
 from tracker_raft.client.backup import take_backup
-from tracker_raft.commands import List
+from tracker_raft.commands import List, SnapshotPart, TakeSnapshot
 from tracker_raft.errors import LocalError
 from tracker_raft.machine import TrackerMachine
 from tracker_raft.restore import read_backup, restore_cluster
@@ -105,6 +105,27 @@ def test_the_next_tracker_takes_over_when_one_dies(tmp_path: Path) -> None:
         with pytest.raises(Unavailable):
             take_backup(client, tmp_path / "none", deadline_s=0.5)
         assert not list(tmp_path.glob("none*"))
+
+
+def test_a_snapshot_is_read_as_it_was_when_it_was_taken(tmp_path: Path) -> None:
+    """Broken: a newer snapshot gets mixed into a backup, or a tracker holds files for ever."""
+    with Cluster.up(1) as cluster, TrackerClient(cluster.endpoints) as client:
+        publish(client, "f")
+        first = client.call(TakeSnapshot(hold=True)).body
+        assert client.call(TakeSnapshot(index=first["index"])).body == first, "one will do"
+        publish(client, "g")
+        assert client.call(TakeSnapshot()).body["index"] > first["index"]
+        size, sha256 = first["bytes"], first["sha256"]
+        data = client.call(SnapshotPart(sha256, 0)).body["data"]
+        assert len(data) == size
+        assert hashlib.sha256(data[:-32]).digest() == data[-32:] == sha256
+        assert client.call(SnapshotPart(sha256, size - 5)).body["data"] == data[-5:]
+        assert client.call(SnapshotPart(sha256, size)).body["data"] == b""
+        for unknown in (bytes(32), client.call(TakeSnapshot()).body["sha256"]):
+            with pytest.raises(NotFound, match="not held here"):
+                client.call(SnapshotPart(unknown, 0))
+        with pytest.raises(Unavailable):
+            client.call(TakeSnapshot(index=10**9), deadline_s=0.3)
 
 
 def test_the_story_of_a_restore(p2p: Command, tmp_path: Path) -> None:

@@ -6,7 +6,9 @@ import asyncio
 import struct
 from collections.abc import Callable
 
-from bench.clients import Client, EtcdPuts, OurPublishes, StockPuts, Tally, logged_bytes
+from bench.clients import Client, Tally
+from bench.clients_ours import OurPublishes, logged_bytes
+from bench.clients_rivals import VALUE_BYTES, EtcdPuts, StockPuts
 from tracker_raft import commands, wire
 
 FRAME_BYTES_MAX = 1024 * 1024
@@ -107,6 +109,4 @@ def test_stock_is_asked_for_all_pairs_in_a_line() -> None:
 
 def test_a_rival_stores_as_much_as_our_log() -> None:
     """Broken: the rivals are measured with smaller or larger values than ours."""
-    from bench.clients import VALUE_BYTES
-
     assert abs(VALUE_BYTES - logged_bytes()) <= 16

@@ -78,10 +78,8 @@ class Replica:
         self._turns = Turns(scheduler, self._lag, self._turn, self._failed)
         self.kick = self._turns.kick
         self._flights = Flights()
-        backlog_bytes_max = config.limits.link_buffer_bytes_soft
-        self._outbox = Outbox(
-            links, self._flights, self._gate, backlog_bytes_max, lambda: self.engine
-        )
+        bytes_max = config.limits.link_buffer_bytes_soft
+        self._outbox = Outbox(links, self._flights, self._gate, bytes_max, lambda: self.engine)
         self.intake = Intake(
             pending_max=config.limits.intake_max,
             operation_bytes_max=config.timing.entry_bytes_max // 2,
@@ -300,14 +298,13 @@ class Replica:
     def _made_durable(self, failure: LocalError | None) -> None:
         if failure is not None:
             raise failure
-        matters = not self._nodes  # alone, or waiting for it: else it only lets promises leave
         for node, message in self._gate.arrivals(self.journal.durable_index):
             self._inbox.raft(node, message, waited=True)
-            matters = True
+            self.kick()
         self._outbox.release(self.journal.durable)
         if not self.journal.full:  # else the next turn asks for room again
             self.journal.flush(self._writer, self._flushed)
-            if matters:
+            if not self._nodes:  # others wait for more than this disk
                 self.kick()
 
     def _arm(self, now_s: float) -> None:
