@@ -26,18 +26,20 @@ STORY_SEEDS = range(12)
 CAUGHT_BY: dict[str, tuple[int, ...]] = {
     "the library as published": tuple(range(15, 40)),
     "no trim (S1)": (15, 41, 53),
-    "no clamp (S16)": (52, 103),
+    "no clamp (S16)": (5, 28, 55),
     "snapshot installed unverified (S3)": (0, 67, 120),
-    "no sync before a promise (S4)": (21, 55, 75),
+    "no sync before a promise (S4)": (10, 17, 25),
     "compaction before the snapshot is durable (S6)": (1, 2, 5),
     "no checksum (S7)": (5, 6, 8),
     "reply table dropped": (0, 1, 5),
     "no stickiness": (11,),
     "a slow disk is taken for death": (0,),
-    "reads on the leader's word alone": (7,),
-    "reads before their index is applied": (121, 180),
+    "reads on the leader's word alone": (7, 1, 2, 11),
+    "reads before their index is applied": (10, 21, 33, 121, 180),
 }
 """Seeds that caught each mutant when it was hunted."""
+FURTHER = range(40)
+"""Tried when none of those does: every change of the code changes the order of events."""
 FOUND = [1, 1034]
 """Seeds that failed when a defect was found. 1: an ask that leads back was undone by those behind
 it, and a follower with a conflict in its log never caught up. 1034: a node that is alone committed
@@ -102,7 +104,7 @@ def test_a_mutant_is_caught(name: str) -> None:
     The seeds are those that caught it when it was hunted; another order of events may ask for
     others: ``python -m tests.sim --mutant NAME`` hunts.
     """
-    assert hunt(MUTANTS[name], CAUGHT_BY[name]) is not None
+    assert hunt(MUTANTS[name], (*CAUGHT_BY[name], *FURTHER)) is not None
 
 
 def test_a_late_acknowledgement_counts_only_for_a_mutant() -> None:
