@@ -16,7 +16,7 @@ from tracker_raft import commands, log_view
 from tracker_raft.backups import Backups
 from tracker_raft.commands import Operation
 from tracker_raft.config import NodeConfig
-from tracker_raft.errors import P2PError, UnknownOperation
+from tracker_raft.errors import P2PError, Unavailable, UnknownOperation
 from tracker_raft.raft.engine import Role
 from tracker_raft.raft.intake import NOWHERE, Position, Reply
 from tracker_raft.raft.links import Links
@@ -62,6 +62,8 @@ class Control:
             case commands.TransferLeadership(to):
 
                 def done(leader: str | None, error: P2PError | None) -> None:
+                    if error is None and to not in (None, leader):  # of an attempt it joined
+                        error = Unavailable(f"leadership went to {leader}, not to {to}")
                     reply = {"ok": {"leader": leader}} if error is None else error.to_wire()
                     answer(reply, NOWHERE)
 

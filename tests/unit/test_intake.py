@@ -179,9 +179,19 @@ def test_the_leaders_answers_are_handed_on(answers: Answers) -> None:
     intake = filled(answers, "done", "refused", "unknown")
     number = intake.forwarded(intake.take(100), "n2")
     replies = [({"ok": 1}, (5, 0)), ({"error": "conflict"}, (5, 1)), (UNKNOWN, (5, 2))]
-    assert intake.returned(number, replies)
+    assert intake.returned(number, replies, "n2")
     assert answers.words == {"done": "ok", "refused": "conflict", "unknown": "outcome_unknown"}
     assert len(intake) == 0
+
+
+def test_only_who_was_given_operations_answers_for_them(answers: Answers) -> None:
+    """Broken: a member answers operations that another one has."""
+    intake = filled(answers, "a")
+    number = intake.forwarded(intake.take(100), "n2")
+    assert intake.returned(number, [({"ok": 1}, (5, 0))], "n3")
+    assert answers.words == {}
+    assert intake.returned(number, [({"ok": 1}, (5, 0))], "n2")
+    assert answers.words == {"a": "ok"}
 
 
 def test_what_the_leader_did_not_do_is_tried_again_in_order(answers: Answers) -> None:
@@ -189,12 +199,12 @@ def test_what_the_leader_did_not_do_is_tried_again_in_order(answers: Answers) ->
     intake = filled(answers, "a", "b", "c", "d", "e")
     number = intake.forwarded(intake.take(100), "n2")
     replies = [(NO_LEADER, NOWHERE), (UNKNOWN, NOWHERE), ({"ok": 1}, (5, 0)), (BUSY, NOWHERE)]
-    assert not intake.returned(number, replies)
+    assert not intake.returned(number, replies, "n2")
     assert answers.words == {"c": "ok"}
     again = intake.take(100)
     assert packed(again) == [b"a", b"b", b"d", b"e"]
     assert [pending.unknown for pending in again] == [False, True, False, True]
-    assert intake.returned(number, [({"ok": 2}, (6, 0))]), "a second answer changes nothing"
+    assert intake.returned(number, [({"ok": 2}, (6, 0))], "n2"), "a second answer changes nothing"
     assert answers.words == {"c": "ok"}
 
 
@@ -306,10 +316,14 @@ class AnsweredOnce(RuleBasedStateMachine):
     def discarded(self, number: int) -> None:
         self.intake.discarded(number)
 
-    @rule(number=NUMBERS, replies=st.lists(st.sampled_from([NO_LEADER, UNKNOWN, BUSY, {"ok": 1}])))
-    def returned(self, number: int, replies: list[Reply]) -> None:
+    @rule(
+        number=NUMBERS,
+        replies=st.lists(st.sampled_from([NO_LEADER, UNKNOWN, BUSY, {"ok": 1}])),
+        node=st.sampled_from(["n2", "n3"]),
+    )
+    def returned(self, number: int, replies: list[Reply], node: str) -> None:
         placed = [(reply, (3, 0) if "ok" in reply else NOWHERE) for reply in replies]
-        self.intake.returned(number, placed)
+        self.intake.returned(number, placed, node)
 
     @rule(leader=st.sampled_from([None, "n2", "n3"]))
     def leader_is(self, leader: str | None) -> None:

@@ -118,14 +118,14 @@ def test_a_deposed_leader_keeps_its_own_reads_and_returns_those_of_others(asked:
     three.confirmed(number, "n3")
     assert len(asked.granted) == 1
     asking = three.ask_leader("n2")
-    assert three.told(asking, 9)
+    assert three.told(asking, 9, "n2")
     assert asked.granted[-1] == ("own", 9)
 
 
 def test_a_follower_asks_again_when_there_was_no_answer(asked: Asked) -> None:
     """Broken: a read asked of a dead or deposed leader waits for its deadline."""
     three = barrier(asked, "a")
-    assert not three.told(three.ask_leader("n2"), None)
+    assert not three.told(three.ask_leader("n2"), None, "n2")
     assert len(three) == 1
     number = three.ask_leader("n2")
     three.link_lost("n3")
@@ -133,10 +133,20 @@ def test_a_follower_asks_again_when_there_was_no_answer(asked: Asked) -> None:
     assert len(three) == 0
     three.link_lost("n2")
     assert len(three) == 1
-    assert three.told(number, 5), "too late, and nobody waits for it"
+    assert three.told(number, 5, "n2"), "too late, and nobody waits for it"
     three.ask_leader("n3")
     three.leader_is(None)
     assert (len(three), asked.granted) == (1, [])
+
+
+def test_only_who_was_asked_grants_a_read(asked: Asked) -> None:
+    """Broken: any member may settle a read, with an index from before what was acknowledged."""
+    three = barrier(asked, "a")
+    number = three.ask_leader("n2")
+    assert three.told(number, 0, "n3")
+    assert asked.granted == []
+    assert three.told(number, 9, "n2")
+    assert asked.granted == [("a", 9)]
 
 
 def test_every_read_is_answered_by_its_deadline_wherever_it_waits(asked: Asked) -> None:
@@ -153,7 +163,7 @@ def test_every_read_is_answered_by_its_deadline_wherever_it_waits(asked: Asked) 
     assert sorted(asked.granted) == [(n, "no_leader") for n in ("asked", "in a round", "waits")]
     assert number is not None
     three.confirmed(number, "n2")
-    three.told(asking, 9)
+    three.told(asking, 9, "n2")
     three.refuse_all(ShuttingDown("stops"))
     assert asked.granted[3:] == [("longer", "shutting_down")]
     assert len(three) == 0

@@ -29,7 +29,9 @@ def transfer(requester: Requester, to: str | None, deadline: Deadline) -> str:
         if status.get("role") != "leader":
             said.append(f"{address} is a {status.get('role')}")
             continue
-        reply = requester.ask(address, commands.TransferLeadership(to), deadline)
+        reply = requester.ask(
+            address, commands.TransferLeadership(to), deadline, attempt_s=deadline.left_s()
+        )
         leader = reply.body.get("leader")
         if not isinstance(leader, str):
             raise Unavailable(f"{address} did not say who leads now; ask for the status")

@@ -199,7 +199,7 @@ class Colleagues:
             )
             for reply, (index, position) in message["replies"]
         ]
-        if not self._intake.returned(_number(message, "batch"), replies):
+        if not self._intake.returned(_number(message, "batch"), replies, node):
             self._ask_from_s = self._now() + PACE_S
 
     def _on_read(self, node: str, message: Message) -> None:
@@ -217,7 +217,7 @@ class Colleagues:
 
     def _on_read_at(self, node: str, message: Message) -> None:
         index = None if message["index"] is None else _number(message, "index")
-        if not self._barrier.told(_number(message, "number"), index):
+        if not self._barrier.told(_number(message, "number"), index, node):
             self._ask_from_s = self._now() + PACE_S
 
     def _on_probe(self, node: str, message: Message) -> None:

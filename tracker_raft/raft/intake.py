@@ -194,9 +194,14 @@ class Intake:
         self._forwarded[self._numbers] = leader, batch
         return self._numbers
 
-    def returned(self, number: int, replies: list[tuple[Reply, Position]]) -> bool:
-        """The leader's answers. False when it refused some for now: do not ask at once again."""
-        _, batch = self._forwarded.pop(number, ("", []))
+    def returned(self, number: int, replies: list[tuple[Reply, Position]], node: str) -> bool:
+        """The answers of ``node``. False when it refused some for now: do not ask at once again.
+
+        What was forwarded to another member is not its to answer.
+        """
+        if self._forwarded.get(number, ("", []))[0] != node:
+            return True
+        _, batch = self._forwarded.pop(number)
         willing = True
         self._put_back(batch[len(replies) :], unknown=True)
         for pending, (reply, at) in reversed(list(zip(batch, replies, strict=False))):

@@ -124,9 +124,14 @@ class ReadBarrier:
         self._waiting = []
         return self._numbers
 
-    def told(self, number: int, index: int | None) -> bool:
-        """The leader's answer; None: it does not lead. False: do not ask at once again."""
-        _, waiters = self._asked.pop(number, ("", []))
+    def told(self, number: int, index: int | None, node: str) -> bool:
+        """The answer of ``node``; None: it does not lead. False: do not ask at once again.
+
+        What was asked of another member is not its to answer.
+        """
+        if self._asked.get(number, ("", []))[0] != node:
+            return True
+        _, waiters = self._asked.pop(number)
         if index is None:
             self._waiting.extend(waiters)
             return False
