@@ -280,8 +280,6 @@ class Node:
         else:
             pipe.queue.popleft()
             self._ended(pipe, run, brain)
-        if got + 1 == run.count:
-            pipe.source.slots.sent(pipe, world.now_s)
         if pipe.queue and (got + 1 < run.count or self._served(pipe)):
             world.next_piece(pipe)
         elif pipe.active:

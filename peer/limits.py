@@ -74,9 +74,9 @@ class PeerLimits:
     upload_slots_max: int = 32
     """Connections that are sent pieces in turn; others are answered ``busy``."""
     slot_idle_s: float = 1.0
-    """A slot to which nothing is sent for this long is free."""
+    """A slot that is not used for this long is free."""
     slot_turn_s: float = 10.0
-    """After this time a slot goes to who was refused one; no run holds one for longer."""
+    """After this time a slot goes to who was refused one."""
     up_bytes_s: int | None = None
     """Pieces are sent at this rate at most, over all connections; None: as fast as it goes."""
     down_bytes_s: int | None = None

@@ -126,11 +126,6 @@ class Seeder:
                 f"all {self.limits.upload_slots_max} upload slots are in use", retry_after_s=retry_s
             )
 
-    def sent(self, upload: Upload) -> None:
-        """The pieces that it had a slot for are sent, or it broke off."""
-        with self._lock:
-            self._slots.sent(upload, time.monotonic())
-
     def pause(self, seconds: float) -> None:
         """Wait, unless it is closed meanwhile."""
         self._closing.wait(seconds)

@@ -1,11 +1,8 @@
 """Upload slots: how many are sent pieces at a time, and whose turn it is. Pure.
 
 * A slot is taken by asking for pieces and kept by going on asking.
-* Who is sent nothing and does not ask for ``slot_idle_s`` has left it. While a run is sent, however
-  slowly, the slot is in use: else a seeder with a slow link would let in more and more.
+* Who does not ask for ``slot_idle_s`` has left it.
 * While others were refused, a slot is held for ``slot_turn_s`` at most; then it is theirs.
-* A run that takes longer than ``slot_turn_s`` keeps no slot: a reader that hardly reads must not
-  shut the others out.
 """
 
 from __future__ import annotations
@@ -24,8 +21,6 @@ WAITING_S = 2.0
 class _Slot:
     since_s: float
     used_s: float
-    """When a run began or was over."""
-    sending: bool = True
 
 
 class Slots:
@@ -37,14 +32,13 @@ class Slots:
         self._refused: dict[Hashable, float] = {}
 
     def take(self, holder: Hashable, now_s: float) -> float:
-        """0.0 when ``holder`` is to be sent a run now, until :meth:`sent`; else after how many
-        seconds to ask again."""
+        """0.0 when ``holder`` may be served now, else after how many seconds to ask again."""
         self._sweep(now_s)
         slot = self._held.get(holder)
         full = len(self._held) >= self._limits.upload_slots_max
         if slot is not None:
             if not (full and self._refused and now_s - slot.since_s >= self._limits.slot_turn_s):
-                slot.used_s, slot.sending = now_s, True
+                slot.used_s = now_s
                 return 0.0
             del self._held[holder]
             return self._refuse(holder, now_s)
@@ -57,11 +51,6 @@ class Slots:
         self._refused.pop(holder, None)
         self._held[holder] = _Slot(now_s, now_s)
         return 0.0
-
-    def sent(self, holder: Hashable, now_s: float) -> None:
-        """The run is over, however it ended."""
-        if (slot := self._held.get(holder)) is not None:
-            slot.used_s, slot.sending = now_s, False
 
     def leave(self, holder: Hashable) -> None:
         """``holder`` has gone."""
@@ -76,20 +65,19 @@ class Slots:
         self._refused[holder] = now_s  # keeps its place when it has one
         soonest_s = min(
             (
-                min(self._left_s(slot), slot.since_s + self._limits.slot_turn_s)
+                min(
+                    slot.used_s + self._limits.slot_idle_s,
+                    slot.since_s + self._limits.slot_turn_s,
+                )
                 for slot in self._held.values()
             ),
             default=now_s,
         )
         return min(max(soonest_s - now_s, RETRY_S_MIN), self._limits.slot_idle_s)
 
-    def _left_s(self, slot: _Slot) -> float:
-        """When it is free if nothing more is heard of its holder."""
-        limits = self._limits
-        return slot.used_s + (limits.slot_turn_s if slot.sending else limits.slot_idle_s)
-
     def _sweep(self, now_s: float) -> None:
-        for holder in [h for h, slot in self._held.items() if now_s > self._left_s(slot)]:
+        idle_s = self._limits.slot_idle_s
+        for holder in [h for h, slot in self._held.items() if now_s - slot.used_s > idle_s]:
             del self._held[holder]
         for holder in [h for h, at_s in self._refused.items() if now_s - at_s > WAITING_S]:
             del self._refused[holder]

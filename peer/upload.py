@@ -62,9 +62,6 @@ class Host(Protocol):
     def slot(self, upload: Upload) -> None:
         """Raises :class:`Busy` when it is not its turn to be sent pieces."""
 
-    def sent(self, upload: Upload) -> None:
-        """The pieces that it had a slot for are sent, or it broke off."""
-
     def pause(self, seconds: float) -> None:
         """Wait, unless the seeder is closed meanwhile."""
 
@@ -283,8 +280,6 @@ class Upload:
         except P2PError as error:
             # The header may be out: only closing tells the peer that its bytes will not come.
             raise ConnectionAbortedError(str(error)) from error
-        finally:
-            self._host.sent(self)
 
     def _spans(self, content: Content, request: Request) -> list[Span]:
         pieces = content.manifest.pieces

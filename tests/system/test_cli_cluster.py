@@ -371,7 +371,7 @@ def test_logs_are_followed(p2p: Command, detached: dict[str, Any]) -> None:
         (["up", "0"], "odd number"),
         (["up", "many"], "not a valid integer"),
         (["up", "3", "--base-port", "65534"], "base port 65534"),
-        (["backup", "b"], "no cluster was brought up on this machine yet"),
+        (["backup", "b"], "no trackers are known"),
         (["backup", "b", "--trackers", "here"], "expected host:port"),
         (["backup", "b", "--data-dir", "nowhere"], "no cluster in"),
         (["log", "-n", "0"], "1<=x<=1000"),
