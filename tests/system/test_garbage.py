@@ -63,7 +63,7 @@ async def tracker(directory: Path, **limits: Any) -> AsyncIterator[NodeConfig]:
         config,
         replica=replica,
         trackers=lambda: [str(client)],
-        control=lambda operation, answer: answer({"ok": {}}, (0, 0)),
+        control=lambda operation, deadline_s, answer: answer({"ok": {}}, (0, 0)),
     )
     await server.start()
     await links.start()
