@@ -25,7 +25,7 @@ from typing import Any, Protocol
 
 import msgpack
 
-from tracker_raft import commands, sockets, wire
+from tracker_raft import commands, wire
 from tracker_raft.commands import INTEGER_MAX
 from tracker_raft.config import PROTOCOL_VERSION, WireLimits
 from tracker_raft.errors import (
@@ -157,7 +157,6 @@ class Connection(asyncio.BufferedProtocol):
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
         connection: socket.socket = transport.get_extra_info("socket")
-        sockets.prompt(connection)
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         self.remote = str(transport.get_extra_info("peername"))
         self._timer = self.server.loop.call_later(

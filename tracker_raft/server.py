@@ -18,7 +18,7 @@ from typing import Any
 
 import msgpack
 
-from tracker_raft import commands, wire
+from tracker_raft import commands, sockets, wire
 from tracker_raft.commands import INTEGER_MAX, Level, Operation, check_int
 from tracker_raft.config import PROTOCOL_VERSION, NodeConfig
 from tracker_raft.connections import Answer, Connection, TurnBudget
@@ -104,9 +104,7 @@ class Server:
         """Listen. Raises :class:`LocalError` when the port cannot be had."""
         bind = self.config.client_bind
         try:
-            self._server = await self.loop.create_server(
-                lambda: Connection(self), bind.host, bind.port, backlog=1024
-            )
+            self._server = await sockets.listen(lambda: Connection(self), bind, backlog=1024)
         except OSError as error:
             raise LocalError(
                 f"cannot listen on client address {bind}: {error.strerror or error}"

@@ -1,23 +1,74 @@
-"""TCP for short messages that must not wait. Linux."""
+"""TCP for short messages that must not wait. Linux.
+
+What :func:`prompt` sets, it sets before ``connect`` or ``listen``: a connection that began under
+BBR goes on being paced whatever is chosen later.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import socket
+from collections.abc import Callable
+from typing import TypeVar
+
+from tracker_raft.config import Address
+
+Made = TypeVar("Made", bound=asyncio.BaseProtocol)
 
 CONGESTION_CONTROLS = (b"cubic", b"reno")
 """Tried in this order. BBR paces by the rate it has measured, which between two trackers that only
 tell each other that they are alive is next to nothing: the first messages of an election then
-waited for 100 to 150 ms. Linux lets every user choose reno."""
+waited for 50 to 150 ms. Linux lets every user choose reno."""
 
 
-def prompt(connection: socket.socket) -> None:
-    """Send what is written at once: no Nagle, no pacing."""
-    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+def prompt(endpoint: socket.socket) -> None:
+    """Send what is written at once: no Nagle, no pacing.
+
+    Call it before ``connect`` or ``listen``; what is accepted inherits it.
+    """
+    endpoint.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     for name in CONGESTION_CONTROLS:
         with contextlib.suppress(OSError):  # not on this machine, or not for this user
-            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, name)
+            endpoint.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, name)
             return
+
+
+async def listen(
+    factory: Callable[[], asyncio.BaseProtocol], address: Address, *, backlog: int = 100
+) -> asyncio.Server:
+    """A server whose connections are prompt. Raises OSError when the port cannot be had."""
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(
+        factory, address.host, address.port, backlog=backlog, start_serving=False
+    )
+    for listener in server.sockets:
+        prompt(listener)
+    await server.start_serving()
+    return server
+
+
+async def connect(factory: Callable[[], Made], address: Address) -> Made:
+    """The protocol of a prompt connection. Raises OSError when no address of it answers."""
+    loop = asyncio.get_running_loop()
+    problem = OSError(f"{address} has no address")
+    found = await loop.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
+    for family, kind, protocol, _, target in found:
+        endpoint = socket.socket(family, kind, protocol)
+        try:
+            endpoint.setblocking(False)
+            prompt(endpoint)
+            await loop.sock_connect(endpoint, target)
+            _, made = await loop.create_connection(factory, sock=endpoint)
+        except OSError as error:
+            problem = error
+            endpoint.close()
+        except BaseException:
+            endpoint.close()
+            raise
+        else:
+            return made
+    raise problem
 
 
 def acknowledge_now(connection: socket.socket) -> None:

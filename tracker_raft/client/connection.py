@@ -78,8 +78,8 @@ def dial(address: Address, deadline: Deadline) -> socket.socket:
         sock = socket.socket(family, kind, protocol)
         try:
             sock.settimeout(left_s)
-            sock.connect(target)
             sockets.prompt(sock)
+            sock.connect(target)
             return sock
         except TimeoutError:
             problem = "accepted no connection in time"

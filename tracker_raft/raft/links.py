@@ -72,7 +72,6 @@ class Link(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
-        sockets.prompt(transport.get_extra_info("socket"))
         limits = self.links.config.limits
         self._timer = self.links.loop.call_later(limits.hello_timeout_s, self.close, "no hello")
         if self.expected is not None:
@@ -211,9 +210,7 @@ class Links:
         """Listen and begin to dial. Raises :class:`LocalError` when the port cannot be had."""
         bind = self.config.raft_bind
         try:
-            self._server = await self.loop.create_server(
-                lambda: Link(self, None), bind.host, bind.port
-            )
+            self._server = await sockets.listen(lambda: Link(self, None), bind)
         except OSError as error:
             raise LocalError(
                 f"cannot listen on raft address {bind}: {error.strerror or error}"
@@ -331,9 +328,7 @@ class Links:
         while True:
             try:
                 async with asyncio.timeout(self.config.limits.hello_timeout_s):
-                    _, link = await self.loop.create_connection(
-                        lambda: Link(self, node), address.host, address.port
-                    )
+                    link = await sockets.connect(lambda: Link(self, node), address)
             except (OSError, TimeoutError):
                 pass
             else:
