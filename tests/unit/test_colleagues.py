@@ -262,3 +262,28 @@ def test_a_probe_of_another_term_is_not_confirmed(office: Office) -> None:
     assert office.lines.sent == []
     office.colleagues.received("n2", {"type": "probe", "term": 0, "round": 1})
     assert office.lines.sent == [("n2", {"type": "probed", "term": 0, "round": 1})]
+
+
+def test_a_leader_that_lost_its_majority_gives_back_at_once(office: Office) -> None:
+    """Broken: a client that reaches only a cut-off leader waits two time-outs more than it must."""
+    office.lead()
+    office.colleagues.ask_term(office.lines.connected, 1.0)
+    answers: list[dict[str, Any]] = []
+    office.intake.add(OPEN, office.now_s + 60, lambda reply, at: answers.append(reply))
+    office.member.engine.step_down()
+    office.colleagues.ask_leader(None, 1000)
+    assert [answer["error"] for answer in answers] == ["no_leader"]
+
+
+def test_a_leader_replaced_by_another_waits_for_it(office: Office) -> None:
+    """Broken: every election sends the clients of the old leader away."""
+    office.lead()
+    office.colleagues.ask_term(office.lines.connected, 1.0)
+    answers: list[dict[str, Any]] = []
+    office.intake.add(OPEN, office.now_s + 60, lambda reply, at: answers.append(reply))
+    office.member.engine.observe_term(office.member.engine.raftCurrentTerm + 1)
+    office.colleagues.ask_leader(None, 1000)
+    assert answers == []
+    office.now_s += LEADERLESS_S
+    office.colleagues.ask_leader(None, 1000)
+    assert [answer["error"] for answer in answers] == ["no_leader"]

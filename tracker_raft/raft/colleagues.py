@@ -78,6 +78,7 @@ class Colleagues:
         self._ask_from_s = 0.0
         self._leaderless_max_s = leaderless_s
         self._leaderless_from_s: float | None = None
+        self._led_term = -1
         self._handlers: dict[str, Callable[[str, Message], None]] = {
             "forward": self._on_forward,
             "forwarded": self._on_forwarded,
@@ -130,10 +131,13 @@ class Colleagues:
 
     def _without_leader(self, now_s: float) -> None:
         """An election takes less than ``leaderless_s``. Beyond that this tracker is cut off, or
-        there is no majority: its clients are to try their luck elsewhere."""
+        there is no majority: its clients are to try their luck elsewhere. A node that led the term
+        which still is has been without its followers for a time-out already, and they elect
+        another."""
         if self._leaderless_from_s is None:
-            self._leaderless_from_s = now_s
-        elif now_s >= self._leaderless_from_s + self._leaderless_max_s:
+            led = self._engine.raftCurrentTerm == self._led_term
+            self._leaderless_from_s = now_s - self._leaderless_max_s if led else now_s
+        if now_s >= self._leaderless_from_s + self._leaderless_max_s:
             self._intake.give_back()
             self._barrier.give_back()
 
@@ -142,7 +146,7 @@ class Colleagues:
 
         Rounds asked longer than ``round_after_s`` ago are asked anew.
         """
-        self._leaderless_from_s = None
+        self._leaderless_from_s, self._led_term = None, self._engine.raftCurrentTerm
         self._intake.leader_is(None)  # what an earlier leader was asked is this node's to do now
         self._barrier.leader_is(None)
         now_s = self._now()
