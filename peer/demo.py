@@ -210,6 +210,7 @@ class _Play:
         ]
 
     def _wait_for_bytes(self) -> None:
+        """Until there is a reason to kill, or nobody fetches: a peer that gets nothing gives up."""
         total = self._report.bytes
         first = max(1, min(total, PIECE_BYTES))
         while running := [peer for peer in self._fetchers if peer.running]:

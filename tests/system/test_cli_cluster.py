@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -28,6 +29,8 @@ from tracker_raft.errors import BadRequest, LocalError, NotFound
 pytestmark = [pytest.mark.system, pytest.mark.usefixtures("own_machine")]
 
 Command = Callable[..., "subprocess.CompletedProcess[str]"]
+NOBODY = 65534
+"""A user without rights, on every Linux."""
 WORDS = (
     *("up", "status", "down", "kill", "pause", "resume", "restart", "logs", "node"),
     *("transfer-leadership", "log", "snapshot", "backup", "restore", "recover"),
@@ -333,12 +336,28 @@ def test_sigterm_stops_the_foreground_cleanly() -> None:
         assert process.wait(10) == 0
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_a_directory_that_is_not_writable_is_named(tmp_path: Path) -> None:
+@contextmanager
+def nobody() -> Iterator[None]:
+    """As a user who may not write everywhere, which root may."""
+    user = os.geteuid()
+    if user == 0:
+        os.seteuid(NOBODY)
+    try:
+        yield
+    finally:
+        os.seteuid(user)
+
+
+@pytest.mark.parametrize("above", [0o755, 0o600])
+def test_a_directory_that_may_not_be_used_is_named(above: int) -> None:
     """Broken: the user learns that permission is denied and not where."""
-    (tmp_path / "c").mkdir(mode=0o500)
-    with pytest.raises(LocalError, match=r"c cannot be used: Permission denied; nothing"):
-        Cluster.up(1, data_dir=tmp_path / "c")
+    with tempfile.TemporaryDirectory(dir="/tmp") as made:  # pytest's own ones are root's alone
+        directory = Path(made) / "c"
+        directory.mkdir(mode=0o555)
+        directory.parent.chmod(above)
+        with nobody(), pytest.raises(LocalError, match=r"c cannot be used: Permission denied; no"):
+            Cluster.up(1, data_dir=directory)
+        directory.parent.chmod(0o755)
 
 
 def test_the_foreground_ends_when_another_brings_the_cluster_down(p2p: Command) -> None:

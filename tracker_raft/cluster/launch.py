@@ -133,8 +133,7 @@ def bring_up(
 
     Promises and errors are those of :meth:`tracker_raft.cluster.Cluster.up`.
     """
-    made = not directory.exists()
-    require_directory(directory)
+    made = require_directory(directory)
     try:
         with locked(directory, 0):
             layout = Layout.load(directory)

@@ -198,10 +198,12 @@ def _birth_elsewhere(pid: int) -> str | None:
         return None
 
 
-def require_directory(data_dir: Path) -> None:
-    """Make ``data_dir`` if need be; :class:`LocalError` if that cannot be."""
+def require_directory(data_dir: Path) -> bool:
+    """Make ``data_dir`` if need be; whether it was made. :class:`LocalError` if it cannot be."""
     try:
+        made = not data_dir.exists()
         data_dir.mkdir(parents=True, exist_ok=True)
+        return made
     except OSError as error:
         exists = isinstance(error, FileExistsError)
         reason = "it is not a directory" if exists else error.strerror or error
