@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import click
 
-from peer.cli_checks import check_seconds, checked
-from peer.cli_transfer import _make_peer, _shown, _tell_fetched, json_option, peer_options
+from peer.cli_checks import checked
+from peer.cli_options import (
+    make_peer,
+    output_option,
+    peer_options,
+    timeout_option,
+)
+from peer.cli_transfer import Shown, tell_fetched
 from peer.follow import Follow
 from peer.node import Peer
 from tracker_raft.client import TrackerClient
@@ -17,6 +22,7 @@ from tracker_raft.errors import BadRequest, LocalError, P2PError
 from tracker_raft.terminal import (
     emit_json,
     error_text,
+    json_option,
     resolve_trackers,
     sigterm_interrupts,
     trackers_option,
@@ -28,30 +34,15 @@ TRACKERS_DEADLINE_S = 60.0
 
 @click.command(short_help="Fetch a name, and each new version of it.")
 @click.argument("name", callback=checked(check_name))
-@click.option(
-    "-o",
-    "--output",
-    type=Path,
-    metavar="PATH",
-    help="Where to write it. Default: the last part of its name, here.",
-)
+@output_option
 @click.option("--seed", is_flag=True, help="Serve what was fetched, until the next version.")
-@click.option(
-    "--timeout",
-    "timeout_s",
-    type=click.FloatRange(min=0, min_open=True),
-    callback=checked(check_seconds),
-    default=30.0,
-    show_default=True,
-    metavar="S",
-    help="Give a fetch up after this many seconds without a byte, and try again.",
-)
+@timeout_option("Give a fetch up after this many seconds without a byte, and try again.")
 @peer_options
 @trackers_option
 @json_option
 def follow(
     name: str,
-    output: Path | None,
+    output: str | None,
     seed: bool,
     timeout_s: float,
     trackers: str | None,
@@ -71,7 +62,7 @@ def follow(
       p2p-cluster follow models/a -o /srv/model.bin --seed
     """
     with (
-        _make_peer(trackers, **settings) as peer,
+        make_peer(trackers, **settings) as peer,
         TrackerClient(resolve_trackers(trackers)) as client,
         sigterm_interrupts(),
     ):
@@ -88,11 +79,11 @@ def follow(
 
 
 def _fetch(
-    peer: Peer, record: FileRecord, output: Path | None, seed: bool, timeout_s: float, as_json: bool
+    peer: Peer, record: FileRecord, output: str | None, seed: bool, timeout_s: float, as_json: bool
 ) -> bool:
     """Whether it worked. Raises what trying again will not mend."""
     try:
-        with _shown(record.versioned, as_json) as show:
+        with Shown(record.versioned, as_json) as show:
             fetched = peer.fetch(
                 record.versioned,
                 output,
@@ -111,5 +102,5 @@ def _fetch(
         return False
     if as_json:
         emit_json({"event": "version", **record.to_wire()})
-    _tell_fetched(fetched, peer.id, as_json)
+    tell_fetched(fetched, peer.id, as_json)
     return True

@@ -15,7 +15,7 @@ import click
 from tracker_raft import log_format as logs
 from tracker_raft.config import Address, Member, NodeConfig, RaftTiming
 from tracker_raft.errors import BadRequest, P2PError
-from tracker_raft.terminal import EXIT_FAILED
+from tracker_raft.terminal import EXIT_FAILED, given_path
 
 log = logging.getLogger("tracker_raft.node")
 
@@ -38,7 +38,7 @@ LOG_LEVELS = ("debug", "info", "warning", "error")
     "--data-dir",
     required=True,
     envvar="P2P_NODE_DATA_DIR",
-    type=Path,
+    type=given_path,
     metavar="DIR",
     help="Where it keeps its data.",
 )

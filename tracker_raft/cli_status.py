@@ -7,10 +7,10 @@ from typing import Any
 
 import click
 
-from tracker_raft.cli_cluster import attach, data_dir_option, json_option
+from tracker_raft.cli_cluster import attach, data_dir_option
 from tracker_raft.cluster import status as cluster_status
 from tracker_raft.cluster.status import NodeReport, leader_of
-from tracker_raft.terminal import emit_json
+from tracker_raft.terminal import emit_json, json_option
 
 PLAIN_WIDTH = 200
 """Columns of a table that goes into a file or a pipe: nothing is cut off there."""

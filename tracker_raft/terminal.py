@@ -103,6 +103,9 @@ def _json_default(value: Any) -> Any:
     raise TypeError(f"{type(value).__name__} has no form in JSON")
 
 
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for a script.")
+
+
 def prefix_argument(ctx: click.Context, param: click.Parameter, value: str) -> str:
     """The check of an argument PREFIX. Raises :class:`click.UsageError` if no name begins so."""
     try:
@@ -112,6 +115,14 @@ def prefix_argument(ctx: click.Context, param: click.Parameter, value: str) -> s
     if "@" in value:
         raise click.UsageError(f"PREFIX {value!r} has an '@': names have none, only versions have")
     return value
+
+
+def given_path(value: str | Path) -> Path:
+    """The type of an option that is a path. An empty one is wrong use: an unset variable makes it,
+    and taken as it is it would mean the current directory."""
+    if value == "":
+        raise click.BadParameter("it is empty; the current directory is '.'")
+    return Path(value)
 
 
 @contextmanager
@@ -211,7 +222,7 @@ def tracker_options(function: _Function) -> _Function:
     """Add ``--trackers`` and ``--data-dir``; their values go to :func:`endpoints_meant`."""
     function = click.option(
         "--data-dir",
-        type=Path,
+        type=given_path,
         metavar="DIR",
         help="The directory of the cluster, in place of --trackers.",
     )(function)
