@@ -1,7 +1,9 @@
 """What all words of the command line share: exit status, JSON, which trackers are meant.
 
 Exit status: 0 done, 1 failed (one line ``error: ...`` on stderr), 2 used wrongly, 130 stopped by
-Ctrl-C. A traceback is shown for a defect of the program only, never for a user's mistake;
+Ctrl-C before it was done. A word that runs until Ctrl-C (``up``, ``node``, ``watch``, ``logs -f``,
+``share``, ``follow``, ``get --seed`` once it serves) is done then: 0, as by SIGTERM, so that who
+stops a service does not find it failed. A traceback is shown for a defect of the program only, never for a user's mistake;
 ``P2P_TRACEBACK=1`` shows it always.
 """
 
