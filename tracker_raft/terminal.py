@@ -3,8 +3,8 @@
 Exit status: 0 done, 1 failed (one line ``error: ...`` on stderr), 2 used wrongly, 130 stopped by
 Ctrl-C before it was done. A word that runs until Ctrl-C (``up``, ``node``, ``watch``, ``logs -f``,
 ``share``, ``follow``, ``get --seed`` once it serves) is done then: 0, as by SIGTERM, so that who
-stops a service does not find it failed. A traceback is shown for a defect of the program only, never for a user's mistake;
-``P2P_TRACEBACK=1`` shows it always.
+stops a service does not find it failed. A traceback is shown for a defect of the program only,
+never for a user's mistake; ``P2P_TRACEBACK=1`` shows it always.
 """
 
 from __future__ import annotations
@@ -231,6 +231,14 @@ def tracker_options(function: _Function) -> _Function:
     return trackers_option(function)
 
 
+def require_one_cluster(data_dir: Path | None) -> None:
+    """Raises :class:`click.UsageError` when ``--trackers`` was given beside ``--data-dir``."""
+    # From the environment they are a default, which --data-dir may well be to replace.
+    source = click.get_current_context().get_parameter_source("trackers")
+    if data_dir is not None and source is ParameterSource.COMMANDLINE:
+        raise click.UsageError("--trackers and --data-dir both say which cluster: give one")
+
+
 def endpoints_meant(trackers: str | None, data_dir: Path | None) -> list[str]:
     """The trackers of the cluster in ``data_dir``, else what :func:`resolve_trackers` says.
 
@@ -238,10 +246,7 @@ def endpoints_meant(trackers: str | None, data_dir: Path | None) -> list[str]:
     """
     if data_dir is None:
         return resolve_trackers(trackers)
-    # From the environment they are a default, which --data-dir may well be to replace.
-    context = click.get_current_context()
-    if context.get_parameter_source("trackers") is ParameterSource.COMMANDLINE:
-        raise click.UsageError("--trackers and --data-dir both say which cluster: give one")
+    require_one_cluster(data_dir)
     layout = Layout.load(data_dir.expanduser().absolute())
     if layout is None:
         raise click.UsageError(f"no cluster in {data_dir}: it holds no cluster.json")

@@ -254,6 +254,15 @@ def test_the_life_of_a_detached_cluster(p2p: Command, detached: dict[str, Any]) 
 
     killed = p2p("kill", "leader").stdout
     assert killed.split()[1] == leader
+    addresses = {row["id"]: row["endpoint"] for row in status["nodes"]}
+    asked = p2p("status", "--json", "--trackers", f"{addresses[follower]},{addresses[leader]}")
+    rows = json.loads(asked.stdout)
+    assert [row["id"] for row in rows["nodes"]] == sorted(set(pids) - {leader}), asked.stderr
+    assert [row["pid"] for row in rows["nodes"]] == [pids[row["id"]] for row in rows["nodes"]]
+    assert list(rows["silent"]) == [addresses[leader]]
+    assert asked.returncode == (rows["leader"] is None), "it may not be replaced yet"
+    table = p2p("status", "--trackers", addresses[leader])
+    assert (table.returncode, "no tracker answered" in table.stderr) == (1, True)
     assert killed == f"killed {leader} (pid {pids[leader]})\n"
     up_of_two = p2p("up", 3, "--data-dir", detached["data_dir"])
     assert up_of_two.returncode == 1
@@ -274,7 +283,12 @@ def test_the_life_of_a_detached_cluster(p2p: Command, detached: dict[str, Any]) 
     down = p2p("down")
     assert (down.stdout, down.returncode) == ("stopped n1, n2, n3\n", 0)
     assert p2p("down").stdout == "no node was running\n"
-    assert "leader: none" in p2p("status").stdout
+    none = p2p("status")
+    assert "leader: none" in none.stdout
+    assert (none.returncode, none.stderr) == (
+        1,
+        "error: no leader is known; n1: down; n2: down; n3: down\n",
+    )
     nobody = p2p("kill", "leader")
     assert (nobody.returncode, nobody.stderr) == (
         1,

@@ -44,6 +44,15 @@ def started(*words: str) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
+def test_trackers_elsewhere_are_asked_for_their_status(cluster: Cluster, trackers: str) -> None:
+    """Broken: the state of a cluster is to be seen on the machine alone that it runs on."""
+    result = run("status", "--trackers", f"{trackers},127.0.0.1:1")
+    assert result.exit_code == 0, result.output
+    assert "leader: n1, elected " in result.stdout
+    assert str(cluster.pid("n1")) in result.stdout
+    assert "127.0.0.1:1 does not answer: Connection refused\n" in result.stdout
+
+
 # -- watch ----------------------------------------------------------------------------------------
 
 
