@@ -66,7 +66,16 @@ def follow(
         TrackerClient(resolve_trackers(trackers)) as client,
         sigterm_interrupts(),
     ):
-        follower = Follow(client, name, deadline_s=TRACKERS_DEADLINE_S)
+
+        def tell_wait(here: FileRecord | None) -> None:
+            if as_json:
+                return
+            if here is None:
+                click.echo(f"{name} is not published; waiting for it", err=True)
+            else:
+                click.echo(f"{here.versioned} is here; waiting for the next version", err=True)
+
+        follower = Follow(client, name, deadline_s=TRACKERS_DEADLINE_S, on_wait=tell_wait)
         if not as_json:
             click.echo(f"following {name}; Ctrl-C stops", err=True)
         try:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
+from peer import Peer
 from peer.cli import main
 from tracker_raft.client import TrackerClient
 from tracker_raft.cluster import Cluster
@@ -51,6 +52,27 @@ def test_trackers_elsewhere_are_asked_for_their_status(cluster: Cluster, tracker
     assert "leader: n1, elected " in result.stdout
     assert str(cluster.pid("n1")) in result.stdout
     assert "127.0.0.1:1 does not answer: Connection refused\n" in result.stdout
+
+
+# -- follow ---------------------------------------------------------------------------------------
+
+
+def test_who_follows_is_told_what_is_waited_for(
+    cluster: Cluster, trackers: str, tmp_path: Path
+) -> None:
+    """Broken: somebody who mistyped a name looks at nothing and takes it for work."""
+    (tmp_path / "source").write_bytes(b"weights")
+    with started("follow", "models/f", "-o", str(tmp_path / "copy"), "--trackers", trackers) as one:
+        assert one.stderr is not None and one.stdout is not None
+        assert one.stderr.readline() == "following models/f; Ctrl-C stops\n"
+        assert one.stderr.readline() == "models/f is not published; waiting for it\n"
+        with Peer(cluster.endpoints) as peer:
+            peer.share(tmp_path / "source", "models/f")
+            assert "7 bytes in" in one.stdout.readline()
+            assert one.stderr.readline() == "models/f@v1 is here; waiting for the next version\n"
+        one.send_signal(signal.SIGINT)
+        assert one.communicate(timeout=20)[1] == "stopping\n"
+    assert one.returncode == 0
 
 
 # -- watch ----------------------------------------------------------------------------------------
