@@ -107,7 +107,7 @@ def _fetch(
         if as_json:
             emit_json({"event": "failed", "name": record.versioned, "error": error.code})
         else:
-            click.echo(f"{record.versioned}: {error_text(error)}; tries again", err=True)
+            click.echo(f"{record.versioned}: {error_text(error, 'follow')}; tries again", err=True)
         return False
     if as_json:
         emit_json({"event": "version", **record.to_wire()})

@@ -28,7 +28,7 @@ from peer.node import Shared
 from peer.progress import Fetched, Progress
 from peer.selection import PATTERNS_MAX, compile_patterns
 from tracker_raft.commands import check_name
-from tracker_raft.errors import BadRequest, LocalError
+from tracker_raft.errors import BadRequest, Conflict, LocalError
 from tracker_raft.terminal import (
     emit_json,
     given_path,
@@ -109,15 +109,19 @@ def share(
     served = _Served()
     with make_peer(trackers, **settings) as peer, sigterm_interrupts():
         with progress(f"hashing {path}", quiet=as_json) as update:
-            shared = peer.share(
-                path,
-                name,
-                replace=replace,
-                follow_links=follow_links,
-                rehash=rehash,
-                progress=lambda done, total: update(done, total, ""),
-                on_withdrawn=served.withdrawn,
-            )
+            try:
+                shared = peer.share(
+                    path,
+                    name,
+                    replace=replace,
+                    follow_links=follow_links,
+                    rehash=rehash,
+                    progress=lambda done, total: update(done, total, ""),
+                    on_withdrawn=served.withdrawn,
+                )
+            except Conflict as error:
+                # The tracker's words are for every client; what to type here is known here.
+                raise Conflict(f"{error} (share --replace)") from error
         try:
             _tell_shared(shared, peer.id, as_json)
             if copies is None:

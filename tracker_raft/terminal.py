@@ -25,7 +25,7 @@ import platformdirs
 from click.core import ParameterSource
 
 from tracker_raft.cluster.state import Layout, read_json, write_whole
-from tracker_raft.commands import NAME_BYTES_MAX, check_text
+from tracker_raft.commands import BY_WORD, NAME_BYTES_MAX, check_text
 from tracker_raft.config import Address
 from tracker_raft.errors import BadRequest, Damaged, LocalError, P2PError
 
@@ -53,10 +53,10 @@ class Guarded(click.Group):
         except BrokenPipeError as error:
             # A socket raises it too; only a reader of our output that has gone is no news.
             if not _output_gone():
-                _report(error)
+                _report(error, ctx.invoked_subcommand)
             ctx.exit(EXIT_FAILED)
         except (P2PError, OSError) as error:
-            _report(error)
+            _report(error, ctx.invoked_subcommand)
             ctx.exit(EXIT_FAILED)
         return result
 
@@ -78,18 +78,23 @@ def _output_gone() -> bool:
     return True
 
 
-def _report(error: Exception) -> None:
+def _report(error: Exception, word: str | None) -> None:
     if os.environ.get(TRACEBACK_ENV, "") not in ("", "0"):
         traceback.print_exception(error)
-    click.echo(f"error: {error_text(error)}", err=True)
+    click.echo(f"error: {error_text(error, word)}", err=True)
 
 
-def error_text(error: BaseException) -> str:
-    """What an error says, fit for one line: an :class:`OSError` as ``file: reason``."""
+def error_text(error: BaseException, word: str | None = None) -> str:
+    """What an error says, fit for one line: an :class:`OSError` as ``file: reason``.
+
+    ``word``: what the user typed, said in the place of the operation that it asked trackers for.
+    """
     if isinstance(error, OSError) and error.strerror:
         named = [os.fsdecode(name) for name in (error.filename, error.filename2) if name]
         return f"{' -> '.join(named)}: {error.strerror}" if named else error.strerror
-    return " ".join(str(error).splitlines()) or type(error).__name__
+    text = " ".join(str(error).splitlines()) or type(error).__name__
+    operation, colon, rest = text.partition(": ")
+    return f"{word}: {rest}" if word and colon and operation in BY_WORD else text
 
 
 def emit_json(value: Any) -> None:

@@ -54,6 +54,19 @@ def test_trackers_elsewhere_are_asked_for_their_status(cluster: Cluster, tracker
     assert "127.0.0.1:1 does not answer: Connection refused\n" in result.stdout
 
 
+def test_a_name_that_is_taken_says_what_to_type(
+    cluster: Cluster, trackers: str, tmp_path: Path
+) -> None:
+    """Broken: the refusal names what a client library has and the command line has not."""
+    for text in ("one", "two"):
+        (tmp_path / text).write_text(text)
+    with Peer(cluster.endpoints) as peer:
+        peer.share(tmp_path / "one", "taken")
+    result = run("share", "two", "--name", "taken", "--trackers", trackers)
+    assert result.exit_code == 1
+    assert result.stderr.endswith("to make it the next version (share --replace)\n")
+
+
 # -- follow ---------------------------------------------------------------------------------------
 
 

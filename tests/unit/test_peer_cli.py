@@ -96,6 +96,7 @@ def test_a_slash_at_the_end_is_a_directory(run: Run, shared: Peer, tmp_path: Pat
 def test_failures_are_one_line_and_status_1(run: Run, shared: Peer, tmp_path: Path) -> None:
     """Broken if a user's mistake shows a traceback, or passes for success."""
     (tmp_path / "a").touch()
+    (tmp_path / "other").write_bytes(b"other")
     cases = [
         (("get", "models/a"), "a exists; nothing was fetched"),
         (("get", "nope"), "no file 'nope'"),
@@ -104,6 +105,7 @@ def test_failures_are_one_line_and_status_1(run: Run, shared: Peer, tmp_path: Pa
         (("get", "models/a", "-o", "none/x"), "none is not a directory"),
         (("share", "nope"), "nope: No such file"),
         (("rm", "nope"), "no file 'nope'"),
+        (("share", "other", "--name", "models/a"), "bound to other content (share --replace)"),
         (("peers", "nope"), "no file 'nope'"),
     ]
     for words, reason in cases:
