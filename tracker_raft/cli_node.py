@@ -21,7 +21,6 @@ log = logging.getLogger("tracker_raft.node")
 
 ORPHAN_GRACE_S = 5.0
 """A node whose parent has gone may stop cleanly for this long."""
-LOG_LEVELS = ("debug", "info", "warning", "error")
 
 
 @click.command(short_help="Run one tracker in the foreground.")
@@ -98,7 +97,7 @@ LOG_LEVELS = ("debug", "info", "warning", "error")
 )
 @click.option(
     "--log-level",
-    type=click.Choice(LOG_LEVELS),
+    type=click.Choice(logs.LOG_LEVELS),
     default="info",
     show_default=True,
     envvar="P2P_NODE_LOG_LEVEL",

@@ -3,6 +3,7 @@
 ::
 
     DATA_DIR/cluster.json    the cluster's name and the addresses of its nodes; written once
+    DATA_DIR/launch.json     how its nodes were told to speak when it was last brought up
     DATA_DIR/n1/             what node n1 keeps; only that process writes there
     DATA_DIR/n1.log          what node n1 said
     DATA_DIR/n1.pid          which process it is: number and time of birth
@@ -32,6 +33,7 @@ from tracker_raft.errors import BadRequest, Damaged, LocalError
 
 LAYOUT_FORMAT = 1
 LAYOUT_NAME = "cluster.json"
+LAUNCH_NAME = "launch.json"
 
 
 def write_whole(path: Path, text: str) -> None:
