@@ -67,6 +67,19 @@ def test_a_name_that_is_taken_says_what_to_type(
     assert result.stderr.endswith("to make it the next version (share --replace)\n")
 
 
+def test_the_port_of_the_other_trackers_says_so(cluster: Cluster, trackers: str) -> None:
+    """Broken: who takes the wrong one of two ports is told of a lost connection, for seconds."""
+    place = cluster.layout.nodes[0]
+    for word in ("ls", "status"):
+        result = run(word, "--trackers", str(place.raft))
+        assert result.exit_code == 1
+        assert result.stderr == (
+            "error: this is the Raft port of tracker n1, where other trackers come; clients are "
+            f"served at {place.endpoint}\n"
+        )
+    assert run("ls", "--trackers", f"{place.raft},{trackers}").exit_code == 0
+
+
 # -- follow ---------------------------------------------------------------------------------------
 
 
