@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import select
 import subprocess
 import sys
 from pathlib import Path
@@ -46,6 +47,11 @@ class End:
         value = json.loads(line)
         assert isinstance(value, dict)
         return value
+
+    def speaks_within(self, seconds: float) -> bool:
+        """Whether its next line, or its end, comes in time; all before it must have been heard."""
+        assert self._process.stdout is not None
+        return bool(select.select([self._process.stdout], [], [], seconds)[0])
 
     def tell(self, value: object) -> None:
         assert self._process.stdin is not None

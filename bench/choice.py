@@ -127,12 +127,17 @@ class Sources:
         arguments = (choice, str(seeds[0]), str(PLACES), str(RECHOOSE_S), NAME, str(out))
         with End("fetch", *arguments, self.trackers, module=ENDS) as fetch:
             fetch.tell("begin")
-            if degrade:
-                time.sleep(DEGRADE_AT_S)
+            slow_since_s = None
+            if degrade and not fetch.speaks_within(DEGRADE_AT_S):
                 self.ends[0].tell(int(DEGRADED_MB_S * 1e6))
+                slow_since_s = time.monotonic()
             said = fetch.hear()
         out.unlink()
-        return {"seconds": said["ended"] - said["begun"], "peers": float(len(said["taken"]))}
+        values = {"seconds": said["ended"] - said["begun"], "peers": float(len(said["taken"]))}
+        if degrade:  # 0: it was over before the source got slower
+            since_s = said["ended"] if slow_since_s is None else slow_since_s
+            values["slow_s"] = max(0.0, said["ended"] - since_s)
+        return values
 
 
 def real(

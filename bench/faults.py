@@ -44,7 +44,7 @@ DEADLINE_S = 30.0
 FAILURES_MAX = 5
 """In a row: then a client is given up, and the run with it."""
 GONE_S = 20.0
-"""For a process that was asked to end."""
+"""For a process that was asked to end or to stand still."""
 ROLL_CLIENTS = 6
 POLL_S = 0.001
 
@@ -205,6 +205,8 @@ def _strike(fleet: Fleet, fault: Fault, node: str) -> tuple[float, float]:
         struck = time.monotonic()
         os.kill(pid, SIGNALS[fault])
         while victim.status() != psutil.STATUS_STOPPED:
+            if time.monotonic() > struck + GONE_S:
+                raise TimeoutError(f"process {pid} is {victim.status()} {GONE_S} s after {fault}")
             time.sleep(POLL_S)
     return struck, time.monotonic()
 

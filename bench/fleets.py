@@ -31,6 +31,9 @@ from tracker_raft.cluster import Cluster
 
 READY_S = 60.0
 POLL_S = 0.02
+REFUSED_PAUSE_S = 0.001
+"""A refusal comes at once: without a pause a client would use the processor that the others need
+to elect a leader."""
 HOST = "127.0.0.1"
 VALUE_BYTES = 150
 PIECE_BYTES = 512 * 1024
@@ -311,7 +314,7 @@ class RotatingWriter(ABC):
     def _turn(self, refused: bool) -> None:
         self.close()
         if refused:
-            time.sleep(0.001)
+            time.sleep(REFUSED_PAUSE_S)
         self._at = (self._at + 1) % len(self._places)
         self.connect(self._places[self._at], self.retry_s)
 

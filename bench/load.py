@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import struct
 import time
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -90,12 +91,12 @@ class _Session:
         return seq, low
 
 
-class Requests:
+class Requests(ABC):
     """Makes request frames; one kind for a run."""
 
+    @abstractmethod
     def take(self, number: int) -> tuple[bytes, Callable[[], object]] | None:
         """A frame with this id, and what to call when it is settled. None: not now."""
-        raise NotImplementedError
 
 
 class Reads(Requests):

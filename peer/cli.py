@@ -8,7 +8,7 @@ import click
 
 from peer.cli_checks import check_name_or_id, checked
 from peer.cli_follow import follow
-from peer.cli_transfer import downloads, get, json_option, share
+from peer.cli_transfer import downloads, get, share
 from peer.demo import demo
 from peer.display import print_table, size
 from tracker_raft import cli as cluster_cli
@@ -17,6 +17,7 @@ from tracker_raft.commands import FileRecord, Level, PeerRecord, parse_content_h
 from tracker_raft.terminal import (
     Guarded,
     emit_json,
+    json_option,
     prefix_argument,
     resolve_trackers,
     trackers_option,

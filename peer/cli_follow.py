@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import click
 
-from peer.cli_checks import check_seconds, checked
-from peer.cli_transfer import _make_peer, _shown, _tell_fetched, json_option, peer_options
+from peer.cli_checks import checked
+from peer.cli_options import (
+    make_peer,
+    output_option,
+    peer_options,
+    timeout_option,
+)
+from peer.cli_transfer import Shown, tell_fetched
 from peer.follow import Follow
 from peer.node import Peer
 from tracker_raft.client import TrackerClient
@@ -17,6 +22,7 @@ from tracker_raft.errors import BadRequest, LocalError, P2PError
 from tracker_raft.terminal import (
     emit_json,
     error_text,
+    json_option,
     resolve_trackers,
     sigterm_interrupts,
     trackers_option,
@@ -28,30 +34,15 @@ TRACKERS_DEADLINE_S = 60.0
 
 @click.command(short_help="Fetch a name, and each new version of it.")
 @click.argument("name", callback=checked(check_name))
-@click.option(
-    "-o",
-    "--output",
-    type=Path,
-    metavar="PATH",
-    help="Where to write it. Default: the last part of its name, here.",
-)
+@output_option
 @click.option("--seed", is_flag=True, help="Serve what was fetched, until the next version.")
-@click.option(
-    "--timeout",
-    "timeout_s",
-    type=click.FloatRange(min=0, min_open=True),
-    callback=checked(check_seconds),
-    default=30.0,
-    show_default=True,
-    metavar="S",
-    help="Give a fetch up after this many seconds without a byte, and try again.",
-)
+@timeout_option("Give a fetch up after this many seconds without a byte, and try again.")
 @peer_options
 @trackers_option
 @json_option
 def follow(
     name: str,
-    output: Path | None,
+    output: str | None,
     seed: bool,
     timeout_s: float,
     trackers: str | None,
@@ -71,11 +62,20 @@ def follow(
       p2p-cluster follow models/a -o /srv/model.bin --seed
     """
     with (
-        _make_peer(trackers, **settings) as peer,
+        make_peer(trackers, **settings) as peer,
         TrackerClient(resolve_trackers(trackers)) as client,
         sigterm_interrupts(),
     ):
-        follower = Follow(client, name, deadline_s=TRACKERS_DEADLINE_S)
+
+        def tell_wait(here: FileRecord | None) -> None:
+            if as_json:
+                return
+            if here is None:
+                click.echo(f"{name} is not published; waiting for it", err=True)
+            else:
+                click.echo(f"{here.versioned} is here; waiting for the next version", err=True)
+
+        follower = Follow(client, name, deadline_s=TRACKERS_DEADLINE_S, on_wait=tell_wait)
         if not as_json:
             click.echo(f"following {name}; Ctrl-C stops", err=True)
         try:
@@ -88,11 +88,11 @@ def follow(
 
 
 def _fetch(
-    peer: Peer, record: FileRecord, output: Path | None, seed: bool, timeout_s: float, as_json: bool
+    peer: Peer, record: FileRecord, output: str | None, seed: bool, timeout_s: float, as_json: bool
 ) -> bool:
     """Whether it worked. Raises what trying again will not mend."""
     try:
-        with _shown(record.versioned, as_json) as show:
+        with Shown(record.versioned, as_json) as show:
             fetched = peer.fetch(
                 record.versioned,
                 output,
@@ -107,9 +107,9 @@ def _fetch(
         if as_json:
             emit_json({"event": "failed", "name": record.versioned, "error": error.code})
         else:
-            click.echo(f"{record.versioned}: {error_text(error)}; tries again", err=True)
+            click.echo(f"{record.versioned}: {error_text(error, 'follow')}; tries again", err=True)
         return False
     if as_json:
         emit_json({"event": "version", **record.to_wire()})
-    _tell_fetched(fetched, peer.id, as_json)
+    tell_fetched(fetched, peer.id, as_json)
     return True

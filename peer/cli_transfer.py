@@ -2,28 +2,37 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
 from peer import downloads as status_files
-from peer.cli_checks import check_name_or_id, check_path_names_it, check_seconds, checked, rate
+from peer.cli_checks import check_name_or_id, check_path_names_it, checked
+from peer.cli_options import (
+    make_peer,
+    output_option,
+    peer_options,
+    timeout_option,
+)
+from peer.destination import place_in
 from peer.display import print_table, progress, size
 from peer.downloader import Download
 from peer.downloads import StatusFile
-from peer.node import ANY_PORT, Peer, Shared
+from peer.node import Shared
 from peer.progress import Fetched, Progress
 from peer.selection import PATTERNS_MAX, compile_patterns
 from tracker_raft.commands import check_name
-from tracker_raft.errors import BadRequest, LocalError
+from tracker_raft.errors import BadRequest, Conflict, LocalError
 from tracker_raft.terminal import (
     emit_json,
-    resolve_trackers,
+    given_path,
+    json_option,
     sigterm_interrupts,
     state_dir,
     trackers_option,
@@ -31,61 +40,6 @@ from tracker_raft.terminal import (
 
 JSON_INTERVAL_S = 0.5
 """Between two lines of progress for a script."""
-
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for a script.")
-
-_Function = TypeVar("_Function", bound=Callable[..., Any])
-
-
-def peer_options(function: _Function) -> _Function:
-    """What every word takes that makes a :class:`Peer`; their values go to :func:`_make_peer`."""
-    options = (
-        click.option(
-            "--listen",
-            default=ANY_PORT,
-            metavar="HOST:PORT",
-            show_default=True,
-            help="Port 0: a free one.",
-        ),
-        click.option(
-            "--advertise", metavar="HOST[:PORT]", help="What peers are told. Default: --listen."
-        ),
-        click.option(
-            "--insecure", is_flag=True, help="Allow to listen beyond this machine, to anybody."
-        ),
-        click.option("--zone", default="", metavar="Z", help="Where this is: near peers first."),
-        click.option("--up", callback=rate, metavar="RATE", help="Send this at most: 500k, 12M."),
-        click.option("--down", callback=rate, metavar="RATE", help="Receive this at most."),
-    )
-    for option in reversed(options):
-        function = option(function)
-    return function
-
-
-def _make_peer(
-    trackers: str | None,
-    *,
-    listen: str,
-    advertise: str | None,
-    insecure: bool,
-    zone: str,
-    up: int | None,
-    down: int | None,
-) -> Peer:
-    """Raises :class:`click.UsageError` for settings that cannot be."""
-    addresses = resolve_trackers(trackers)
-    try:
-        return Peer(
-            addresses,
-            bind=listen,
-            advertise=advertise,
-            insecure=insecure,
-            zone=zone,
-            up_bytes_s=up,
-            down_bytes_s=down,
-        )
-    except BadRequest as error:
-        raise click.UsageError(str(error)) from None
 
 
 class _Served:
@@ -110,7 +64,7 @@ class _Served:
 
 
 @click.command(short_help="Share a file or a directory.")
-@click.argument("path", type=Path)
+@click.argument("path", type=given_path)
 @click.option(
     "--name",
     metavar="NAME",
@@ -153,17 +107,21 @@ def share(
     """
     check_path_names_it(path, name)
     served = _Served()
-    with _make_peer(trackers, **settings) as peer, sigterm_interrupts():
+    with make_peer(trackers, **settings) as peer, sigterm_interrupts():
         with progress(f"hashing {path}", quiet=as_json) as update:
-            shared = peer.share(
-                path,
-                name,
-                replace=replace,
-                follow_links=follow_links,
-                rehash=rehash,
-                progress=lambda done, total: update(done, total, ""),
-                on_withdrawn=served.withdrawn,
-            )
+            try:
+                shared = peer.share(
+                    path,
+                    name,
+                    replace=replace,
+                    follow_links=follow_links,
+                    rehash=rehash,
+                    progress=lambda done, total: update(done, total, ""),
+                    on_withdrawn=served.withdrawn,
+                )
+            except Conflict as error:
+                # The tracker's words are for every client; what to type here is known here.
+                raise Conflict(f"{error} (share --replace)") from error
         try:
             _tell_shared(shared, peer.id, as_json)
             if copies is None:
@@ -200,13 +158,7 @@ def _tell_copies(copies: int, as_json: bool) -> None:
 
 @click.command(short_help="Fetch a file or a directory.")
 @click.argument("name_or_id", metavar="NAME|ID", callback=checked(check_name_or_id))
-@click.option(
-    "-o",
-    "--output",
-    type=Path,
-    metavar="PATH",
-    help="Where to write it. Default: the last part of its name, here.",
-)
+@output_option
 @click.option("--update", is_flag=True, help="Replace what is there, in one step at the end.")
 @click.option(
     "--include",
@@ -216,23 +168,14 @@ def _tell_copies(copies: int, as_json: bool) -> None:
 )
 @click.option("--sequential", is_flag=True, help="From the first piece to the last.")
 @click.option("--seed", is_flag=True, help="Then serve it until Ctrl-C.")
-@click.option(
-    "--timeout",
-    "timeout_s",
-    type=click.FloatRange(min=0, min_open=True),
-    callback=checked(check_seconds),
-    default=30.0,
-    show_default=True,
-    metavar="S",
-    help="Fail after this many seconds without a byte from any peer.",
-)
+@timeout_option("Fail after this many seconds without a byte from any peer.")
 @click.option("--durable", is_flag=True, help="Sync it to disk before it gets its name.")
 @peer_options
 @trackers_option
 @json_option
 def get(
     name_or_id: str,
-    output: Path | None,
+    output: str | None,
     update: bool,
     include: tuple[str, ...],
     sequential: bool,
@@ -257,14 +200,15 @@ def get(
     """
     _check_include(include, seed)
     served, started = _Served(), list[Download]()
-    place = str((output or Path(name_or_id.rpartition("/")[2])).absolute())
+    last = name_or_id.rpartition("/")[2]
+    place = os.path.abspath(last if output is None else place_in(output, last))  # noqa: PTH100
     with (
-        _make_peer(trackers, **settings) as peer,
+        make_peer(trackers, **settings) as peer,
         sigterm_interrupts(),
         StatusFile(state_dir() / "downloads", name_or_id, place) as status,
     ):
         try:
-            with _shown(name_or_id, as_json) as show:
+            with Shown(name_or_id, as_json) as show:
 
                 def told(moment: Progress) -> None:
                     status.update(moment)
@@ -286,7 +230,7 @@ def get(
         except KeyboardInterrupt:
             _tell_kept(started)
             raise
-        _tell_fetched(fetched, peer.id, as_json)
+        tell_fetched(fetched, peer.id, as_json)
         if seed:
             _seed(served, status, as_json)
 
@@ -311,7 +255,7 @@ def _seed(served: _Served, status: StatusFile, as_json: bool) -> None:
             click.echo("stopping")
 
 
-class _shown:
+class Shown:
     """Shows progress to people, or as lines of JSON to a script, while the block runs."""
 
     def __init__(self, name: str, as_json: bool) -> None:
@@ -343,7 +287,7 @@ def _tell_kept(started: list[Download]) -> None:
             click.echo(f"stopped{kept} by the next 'get' to the same place", err=True)
 
 
-def _tell_fetched(fetched: Fetched, peer: str, as_json: bool) -> None:
+def tell_fetched(fetched: Fetched, peer: str, as_json: bool) -> None:
     if as_json:
         value = asdict(fetched)
         value.update(seconds=round(fetched.seconds, 3), taken=dict(fetched.taken), peer=peer)

@@ -26,7 +26,13 @@ from peer.display import size
 from tracker_raft.client import TrackerClient
 from tracker_raft.cluster import Cluster
 from tracker_raft.errors import LocalError
-from tracker_raft.terminal import EXIT_FAILED, emit_json, sigterm_interrupts
+from tracker_raft.terminal import (
+    EXIT_FAILED,
+    emit_json,
+    given_path,
+    json_option,
+    sigterm_interrupts,
+)
 
 RANDOM_BYTES = 256 * 1024 * 1024
 CHUNK_BYTES = 1024 * 1024
@@ -95,11 +101,11 @@ class Timeline:
 @click.option(
     "--file",
     "file",
-    type=Path,
+    type=given_path,
     metavar="F",
     help="The file to move. Default: 256 MiB of random bytes.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print JSON, for a script.")
+@json_option
 def demo(file: Path | None, as_json: bool) -> None:
     """Move a file from one peer to three while the leading tracker is killed.
 
@@ -210,6 +216,7 @@ class _Play:
         ]
 
     def _wait_for_bytes(self) -> None:
+        """Until there is a reason to kill, or nobody fetches: a peer that gets nothing gives up."""
         total = self._report.bytes
         first = max(1, min(total, PIECE_BYTES))
         while running := [peer for peer in self._fetchers if peer.running]:

@@ -73,7 +73,7 @@ class PeerProcess:
         """Bytes it has written into files: a peer writes what it has verified; 0 once it ended."""
         try:
             return int(psutil.Process(self._process.pid).io_counters().write_chars)
-        except (psutil.Error, OSError, NotImplementedError):
+        except (psutil.Error, OSError):
             return 0
 
     def answer(self, timeout_s: float) -> dict[str, Any]:

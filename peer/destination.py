@@ -62,6 +62,23 @@ def exists(path: Path) -> bool:
     return False
 
 
+def place_in(dest: str | os.PathLike[str], name: str) -> Path:
+    """Where a content called ``name`` goes: ``dest`` itself, or a place in it if it ends with a
+    slash, as a directory is written."""
+    return Path(dest, name) if os.fspath(dest).endswith("/") else Path(dest)
+
+
+def require_directory(path: Path) -> None:
+    """Make this directory unless it is there; not those above. Raises :class:`LocalError`."""
+    try:
+        path.mkdir(exist_ok=True)
+    except FileExistsError:
+        raise LocalError(f"{path} is not a directory; nothing was fetched") from None
+    except OSError as error:
+        reason = error.strerror or error
+        raise LocalError(f"cannot make {path}: {reason}; nothing was fetched") from error
+
+
 def check_destination(destination: Path, *, update: bool = False) -> None:
     """Refuse, before anything is fetched, what could not be written in the end.
 

@@ -7,7 +7,7 @@ on having seen every change.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from tracker_raft.client import TrackerClient, Watch
 from tracker_raft.commands import FileRecord, check_name
@@ -32,7 +32,10 @@ class Follow:
         *,
         deadline_s: float | None = None,
         retry_s: float = RETRY_S,
+        on_wait: Callable[[FileRecord | None], object] | None = None,
     ) -> None:
+        """``on_wait`` is called when the wait for another version begins, with the one that is
+        here, and with None while the name is not there; not again and again for the same one."""
         self.name = check_name(name)
         if not retry_s > 0:
             raise BadRequest(f"retry_s is {retry_s}, expected a time above 0")
@@ -42,6 +45,10 @@ class Follow:
         self._content: bytes | None = None
         self._missed = False
         """What the name meant at the last look is not here."""
+        self._on_wait = on_wait
+        self._seen: FileRecord | None = None
+        self._told: tuple[FileRecord | None] | None = None
+        """Of what ``on_wait`` was told last."""
 
     def fetched(self, record: FileRecord) -> None:
         """The version just told is here. Without this it is told again."""
@@ -56,6 +63,7 @@ class Follow:
                 ) as watch:
                     while True:
                         yield from self._wanted()
+                        self._tell_wait()
                         self._wait(watch)
             except Compacted:
                 continue  # so much changed during a fetch: look again
@@ -64,11 +72,17 @@ class Follow:
         try:
             record = self._client.lookup(self.name, deadline_s=self._deadline_s)
         except NotFound:
-            self._missed = False
+            self._seen, self._missed = None, False
             return
+        self._seen = record
         if record.content != self._content:
             yield record
         self._missed = record.content != self._content
+
+    def _tell_wait(self) -> None:
+        if self._on_wait is not None and not self._missed and self._told != (self._seen,):
+            self._told = (self._seen,)
+            self._on_wait(self._seen)
 
     def _wait(self, watch: Watch) -> None:
         """Until the name changes; no longer than a while if what it means was not fetched."""

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Self
 
 from peer import hash_cache, scan
-from peer.destination import part_path
+from peer.destination import part_path, place_in, require_directory
 from peer.downloader import Download
 from peer.lease import LEASE_S
 from peer.limits import PeerLimits
@@ -212,7 +212,8 @@ class Peer:
     ) -> Fetched:
         """Download a name, ``name@vN`` or content id to ``dest``.
 
-        ``dest``: None is the last segment of the name, in the current directory. When it exists
+        ``dest``: None is the last segment of the name, in the current directory; one that ends
+        with a slash is a directory to put that in, made if need be. When it exists
         and holds this content, nothing is done; when it holds anything else that is an error, or
         with ``update`` what it holds is used and replaced in one step at the end. What an earlier
         fetch to ``dest`` has left is used.
@@ -367,12 +368,15 @@ def _destination(
     dest: str | os.PathLike[str] | None, name_or_id: str, record: FileRecord | None
 ) -> Path:
     """Where to write it. Raises :class:`BadRequest` when nothing says so."""
-    if dest is None:
+    if dest is None or os.fspath(dest).endswith("/"):
         if record is None:
             raise BadRequest(
                 f"the trackers know no name for content {name_or_id}: say where to write it"
             )
-        dest = record.name.rpartition("/")[2]
+        name = record.name.rpartition("/")[2]
+        if dest is not None:
+            require_directory(Path(dest))
+        dest = name if dest is None else place_in(dest, name)
     return Path(os.path.abspath(dest))  # noqa: PTH100  # resolve() would follow links
 
 

@@ -8,6 +8,7 @@ thin shell on :class:`tracker_raft.cluster.Cluster` or :class:`tracker_raft.Trac
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import click
@@ -23,6 +24,7 @@ from tracker_raft.cli_up import up
 from tracker_raft.cli_verify import verify_word
 from tracker_raft.cli_watch import watch
 from tracker_raft.cluster.process import log_tail
+from tracker_raft.terminal import sigterm_interrupts
 
 FOLLOW_POLL_S = 0.1
 
@@ -132,9 +134,10 @@ def logs(node: str, lines: int, follow: bool, data_dir: Path | None) -> None:
     shown = path.stat().st_size if path.exists() else 0
     for line in log_tail(path, lines):
         click.echo(line)
-    while follow:
-        time.sleep(FOLLOW_POLL_S)
-        shown = _echo_from(path, shown)
+    with sigterm_interrupts(), suppress(KeyboardInterrupt):
+        while follow:
+            time.sleep(FOLLOW_POLL_S)
+            shown = _echo_from(path, shown)
 
 
 def _echo_from(path: Path, shown: int) -> int:

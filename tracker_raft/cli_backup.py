@@ -10,7 +10,14 @@ import click
 from tracker_raft.client import TrackerClient
 from tracker_raft.client.backup import DEADLINE_S, take_backup
 from tracker_raft.errors import BadRequest, Unsupported
-from tracker_raft.terminal import APP, emit_json, endpoints_meant, tracker_options
+from tracker_raft.terminal import (
+    APP,
+    emit_json,
+    endpoints_meant,
+    given_path,
+    json_option,
+    tracker_options,
+)
 
 NODES_DEFAULT = 3
 
@@ -28,7 +35,7 @@ NODES_DEFAULT = 3
     metavar="SECONDS",
     help="Give up after so long.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print JSON, for a script.")
+@json_option
 def backup(
     file: Path,
     trackers: str | None,
@@ -63,7 +70,7 @@ def backup(
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option(
     "--data-dir",
-    type=Path,
+    type=given_path,
     metavar="DIR",
     required=True,
     help="Where the new cluster is to keep its data; an empty directory, or none yet.",
@@ -87,7 +94,7 @@ def backup(
     metavar="NAME",
     help="Name of the new cluster; not that of the old one. Default: a fresh one.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print JSON, for a script.")
+@json_option
 def restore(
     file: Path,
     data_dir: Path,

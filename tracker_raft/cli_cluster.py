@@ -12,7 +12,7 @@ import platformdirs
 from tracker_raft.cluster import Cluster
 from tracker_raft.cluster.state import Layout
 from tracker_raft.errors import LocalError, NotFound
-from tracker_raft.terminal import APP, last_cluster
+from tracker_raft.terminal import APP, given_path, last_cluster
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -20,13 +20,10 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 def data_dir_option(function: _Function) -> _Function:
     return click.option(
         "--data-dir",
-        type=Path,
+        type=given_path,
         metavar="DIR",
         help="The directory of the cluster. Default: the cluster last brought up.",
     )(function)
-
-
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for a script.")
 
 
 def attach(data_dir: Path | None) -> Cluster:

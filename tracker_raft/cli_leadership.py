@@ -8,13 +8,13 @@ import click
 
 from tracker_raft.client import TrackerClient
 from tracker_raft.errors import BadRequest
-from tracker_raft.terminal import emit_json, endpoints_meant, tracker_options
+from tracker_raft.terminal import emit_json, endpoints_meant, json_option, tracker_options
 
 
 @click.command("transfer-leadership", short_help="Let another tracker lead.")
 @click.option("--to", metavar="NODE", help="Who is to lead. Default: whoever is most up to date.")
 @tracker_options
-@click.option("--json", "as_json", is_flag=True, help="Print JSON, for a script.")
+@json_option
 def transfer_leadership(
     to: str | None, trackers: str | None, data_dir: Path | None, as_json: bool
 ) -> None:

@@ -15,13 +15,12 @@ import click
 from tracker_raft import log_format as logs
 from tracker_raft.config import Address, Member, NodeConfig, RaftTiming
 from tracker_raft.errors import BadRequest, P2PError
-from tracker_raft.terminal import EXIT_FAILED
+from tracker_raft.terminal import EXIT_FAILED, given_path
 
 log = logging.getLogger("tracker_raft.node")
 
 ORPHAN_GRACE_S = 5.0
 """A node whose parent has gone may stop cleanly for this long."""
-LOG_LEVELS = ("debug", "info", "warning", "error")
 
 
 @click.command(short_help="Run one tracker in the foreground.")
@@ -38,7 +37,7 @@ LOG_LEVELS = ("debug", "info", "warning", "error")
     "--data-dir",
     required=True,
     envvar="P2P_NODE_DATA_DIR",
-    type=Path,
+    type=given_path,
     metavar="DIR",
     help="Where it keeps its data.",
 )
@@ -98,7 +97,7 @@ LOG_LEVELS = ("debug", "info", "warning", "error")
 )
 @click.option(
     "--log-level",
-    type=click.Choice(LOG_LEVELS),
+    type=click.Choice(logs.LOG_LEVELS),
     default="info",
     show_default=True,
     envvar="P2P_NODE_LOG_LEVEL",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from tracker_raft.errors import BadRequest, LocalError, Unsupported
-from tracker_raft.terminal import APP, emit_json
+from tracker_raft.terminal import APP, emit_json, json_option
 
 if TYPE_CHECKING:
     from tracker_raft.rescue import Evidence, Recovered
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     metavar="NAME",
     help="Name of the new cluster; not that of the old one. Default: a fresh one.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print JSON, for a script.")
+@json_option
 def recover(
     data_dir: Path, force: bool, node: str | None, cluster: str | None, as_json: bool
 ) -> None:

@@ -11,11 +11,11 @@ import click
 from tracker_raft import commands
 from tracker_raft.client import TrackerClient
 from tracker_raft.client.backup import take_snapshot
+from tracker_raft.cluster.status import ask_trackers
 from tracker_raft.config import Address
-from tracker_raft.errors import NotFound, NoTracker, P2PError
+from tracker_raft.errors import NotFound, NoTracker
 from tracker_raft.terminal import emit_json, endpoints_meant, tracker_options
 
-STATUS_DEADLINE_S = 1.0
 HEX_SHOWN = 12
 TEXT_SHOWN = 60
 PEERS_SHOWN = 3
@@ -125,12 +125,7 @@ def snapshot(node: str | None, trackers: str | None, data_dir: Path | None, as_j
 
 def _who_answers(client: TrackerClient) -> tuple[dict[str, Address], list[str]]:
     """(address of each node that answers, what happened at the others)."""
-    asked: dict[str, Address] = {}
-    silent: list[str] = []
     client.status()  # learns of all of them
-    for address in client.endpoints:
-        try:
-            asked[str(client.status(address, deadline_s=STATUS_DEADLINE_S).get("node"))] = address
-        except P2PError as error:
-            silent.append(f"{address}: {error.message}")
-    return asked, silent
+    reports, silent = ask_trackers(client.endpoints)
+    asked = {report.node: report.place.endpoint for report in reports}
+    return asked, [f"{address}: {reason}" for address, reason in silent.items()]

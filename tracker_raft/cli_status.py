@@ -2,38 +2,66 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import click
 
-from tracker_raft.cli_cluster import attach, data_dir_option, json_option
+from tracker_raft.cli_cluster import attach
+from tracker_raft.client import TrackerClient
 from tracker_raft.cluster import status as cluster_status
 from tracker_raft.cluster.status import NodeReport, leader_of
-from tracker_raft.terminal import emit_json
+from tracker_raft.errors import NoLeader
+from tracker_raft.terminal import (
+    emit_json,
+    json_option,
+    require_one_cluster,
+    resolve_trackers,
+    tracker_options,
+)
 
+LOOK_S = 5.0
+"""For the first answer of any tracker."""
 PLAIN_WIDTH = 200
 """Columns of a table that goes into a file or a pipe: nothing is cut off there."""
 
 
 @click.command(short_help="Show the nodes of the cluster.")
-@data_dir_option
+@tracker_options
 @json_option
-def status(data_dir: Path | None, as_json: bool) -> None:
+def status(trackers: str | None, data_dir: Path | None, as_json: bool) -> None:
     """Show who leads, since when and why, and what each node says of itself.
 
     lag: entries a node is behind the leader. heard: since when it has not heard the leader. log:
     space on its disk. state: equal on two nodes that have applied the same.
 
+    Of the cluster last brought up here processes are shown as well; with --trackers what answers
+    is asked, on any machine. The exit status is 1 when no leader is known.
+
     \b
     Examples:
       p2p-cluster status
       p2p-cluster status --json | jq -r .leader
+      p2p-cluster status --trackers 10.0.0.1:7000
     """
-    reports = attach(data_dir).reports()
+    require_one_cluster(data_dir)
+    if data_dir is None and trackers is not None and trackers.strip():
+        with TrackerClient(resolve_trackers(trackers)) as client:
+            client.status(deadline_s=LOOK_S)  # learns of all of them
+            reports, silent = cluster_status.ask_trackers(client.endpoints)
+        silences = {"silent": {str(address): why for address, why in silent.items()}}
+    else:
+        reports, silences = attach(data_dir).reports(), {}
     if as_json:
-        emit_json(cluster_status.to_json(reports))
-        return
+        emit_json({**cluster_status.to_json(reports), **silences})
+    else:
+        _show(reports, silences.get("silent", {}))
+    if leader_of(reports) is None:
+        raise NoLeader(f"no leader is known; {'; '.join(map(str, reports))}")
+
+
+def _show(reports: list[NodeReport], silent: Mapping[str, str]) -> None:
     columns = ("node", "role", "pid", "address", "raft", "term", "commit", "applied", "lag")
     print_table(reports, (*columns, "heard", "log", "state"))
     click.echo(
@@ -42,6 +70,8 @@ def status(data_dir: Path | None, as_json: bool) -> None:
     for report in reports:
         for other, reason in (report.get("refused") or {}).items():
             click.echo(f"{report.node} has no link with {other}: {reason}")
+    for address, reason in silent.items():
+        click.echo(f"{address} does not answer: {reason}")
 
 
 def _since(election: dict[str, Any] | None) -> str:

@@ -11,7 +11,6 @@ import click
 import platformdirs
 
 from tracker_raft.cli_backup import restore_here
-from tracker_raft.cli_cluster import json_option
 from tracker_raft.cli_status import print_table
 from tracker_raft.cluster import Cluster
 from tracker_raft.cluster import status as cluster_status
@@ -21,7 +20,14 @@ from tracker_raft.cluster.status import NodeReport
 from tracker_raft.cluster.supervise import ATTEMPTS_MAX, Supervisor
 from tracker_raft.errors import BadRequest, LocalError
 from tracker_raft.log_format import FORMATS
-from tracker_raft.terminal import APP, emit_json, remember_cluster, sigterm_interrupts
+from tracker_raft.terminal import (
+    APP,
+    emit_json,
+    given_path,
+    json_option,
+    remember_cluster,
+    sigterm_interrupts,
+)
 
 WATCH_POLL_S = 0.25
 
@@ -30,7 +36,7 @@ WATCH_POLL_S = 0.25
 @click.argument("n", type=int, metavar="N")
 @click.option(
     "--data-dir",
-    type=Path,
+    type=given_path,
     metavar="DIR",
     help="Where they keep their data; a cluster found there comes back. "
     "Default: a directory of the user's.",

@@ -11,7 +11,7 @@ import click
 from tracker_raft.changes import PUBLISHED, REMOVED, REPLACED, VERSION_REMOVED, Change, Place
 from tracker_raft.client import TrackerClient, Watch
 from tracker_raft.commands import INTEGER_MAX
-from tracker_raft.errors import Unavailable
+from tracker_raft.errors import BadRequest, Unavailable
 from tracker_raft.terminal import (
     APP,
     emit_json,
@@ -21,6 +21,8 @@ from tracker_raft.terminal import (
     trackers_option,
 )
 
+LOOK_S = 2.0
+"""For the end of the log, to compare a place with."""
 _PLACE = re.compile(r"(?P<index>[0-9]{1,19})(\.(?P<position>[0-9]{1,19}))?")
 _WORDS = {
     PUBLISHED: "published",
@@ -68,7 +70,7 @@ def watch(
 ) -> None:
     """Show what is published, replaced and removed among names that start with PREFIX, in the
     order of the log and each change once, until Ctrl-C. A tracker that is lost is no reason to
-    stop.
+    stop. When it stops it says from where to go on.
 
     \b
     Examples:
@@ -85,13 +87,30 @@ def watch(
         ) as changes,
     ):
         try:
+            if place is not None:
+                _require_reached(client, place, timeout_s)
             _tell_begin(changes, as_json)
             for change in changes:
                 _tell(change, as_json)
-        except (KeyboardInterrupt, Unavailable):
-            if not as_json:
-                click.echo(f"stopped; to go on: {_going_on(prefix, changes.place)}", err=True)
+        except KeyboardInterrupt:
+            _tell_end(changes, as_json)
+        except Unavailable:
+            _tell_end(changes, as_json)
             raise
+
+
+def _require_reached(client: TrackerClient, place: Place, timeout_s: float) -> None:
+    """Raises :class:`BadRequest` for a place that the log has not come to. It would be waited for,
+    and what changes until then would never be told."""
+    try:
+        end = client.list(limit=1, deadline_s=min(timeout_s, LOOK_S)).index
+    except Unavailable:
+        return  # nobody can say; the watch asks on
+    if place > (end + 1, 0):
+        raise BadRequest(
+            f"--from {_text(place)}: the log ends with entry {end}, so this is a place in another "
+            f"cluster's; leave --from out for what changes from now on"
+        )
 
 
 def _tell_begin(changes: Watch, as_json: bool) -> None:
@@ -101,6 +120,14 @@ def _tell_begin(changes: Watch, as_json: bool) -> None:
     else:
         what = f"names that start with {changes.prefix!r}" if changes.prefix else "all names"
         click.echo(f"watching {what} from {_text(changes.place)}; Ctrl-C stops", err=True)
+
+
+def _tell_end(changes: Watch, as_json: bool) -> None:
+    if as_json:
+        index, position = changes.place
+        emit_json({"event": "stopped", "index": index, "position": position})
+    else:
+        click.echo(f"stopped; to go on: {_going_on(changes.prefix, changes.place)}", err=True)
 
 
 def _tell(change: Change, as_json: bool) -> None:

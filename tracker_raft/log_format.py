@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 FORMATS = ("text", "json")
+LOG_LEVELS = ("debug", "info", "warning", "error")
 TEXT = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
 FIELDS = ("client", "request", "op", "session", "seq", "error")
 """What a record may carry besides its text (``extra``), each the key of its own in JSON.

@@ -179,8 +179,7 @@ def _require_empty(directory: Path) -> None:
 @contextmanager
 def _made(directory: Path) -> Iterator[None]:
     """The directory, there; removed again when it was not there before and what follows fails."""
-    made = not directory.exists()
-    require_directory(directory)
+    made = require_directory(directory)
     try:
         yield
     except BaseException as error:

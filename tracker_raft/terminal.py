@@ -1,8 +1,10 @@
 """What all words of the command line share: exit status, JSON, which trackers are meant.
 
 Exit status: 0 done, 1 failed (one line ``error: ...`` on stderr), 2 used wrongly, 130 stopped by
-Ctrl-C. A traceback is shown for a defect of the program only, never for a user's mistake;
-``P2P_TRACEBACK=1`` shows it always.
+Ctrl-C before it was done. A word that runs until Ctrl-C (``up``, ``node``, ``watch``, ``logs -f``,
+``share``, ``follow``, ``get --seed`` once it serves) is done then: 0, as by SIGTERM, so that who
+stops a service does not find it failed. A traceback is shown for a defect of the program only,
+never for a user's mistake; ``P2P_TRACEBACK=1`` shows it always.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ import platformdirs
 from click.core import ParameterSource
 
 from tracker_raft.cluster.state import Layout, read_json, write_whole
-from tracker_raft.commands import NAME_BYTES_MAX, check_text
+from tracker_raft.commands import BY_WORD, NAME_BYTES_MAX, check_text
 from tracker_raft.config import Address
 from tracker_raft.errors import BadRequest, Damaged, LocalError, P2PError
 
@@ -51,10 +53,10 @@ class Guarded(click.Group):
         except BrokenPipeError as error:
             # A socket raises it too; only a reader of our output that has gone is no news.
             if not _output_gone():
-                _report(error)
+                _report(error, ctx.invoked_subcommand)
             ctx.exit(EXIT_FAILED)
         except (P2PError, OSError) as error:
-            _report(error)
+            _report(error, ctx.invoked_subcommand)
             ctx.exit(EXIT_FAILED)
         return result
 
@@ -76,18 +78,23 @@ def _output_gone() -> bool:
     return True
 
 
-def _report(error: Exception) -> None:
+def _report(error: Exception, word: str | None) -> None:
     if os.environ.get(TRACEBACK_ENV, "") not in ("", "0"):
         traceback.print_exception(error)
-    click.echo(f"error: {error_text(error)}", err=True)
+    click.echo(f"error: {error_text(error, word)}", err=True)
 
 
-def error_text(error: BaseException) -> str:
-    """What an error says, fit for one line: an :class:`OSError` as ``file: reason``."""
+def error_text(error: BaseException, word: str | None = None) -> str:
+    """What an error says, fit for one line: an :class:`OSError` as ``file: reason``.
+
+    ``word``: what the user typed, said in the place of the operation that it asked trackers for.
+    """
     if isinstance(error, OSError) and error.strerror:
         named = [os.fsdecode(name) for name in (error.filename, error.filename2) if name]
         return f"{' -> '.join(named)}: {error.strerror}" if named else error.strerror
-    return " ".join(str(error).splitlines()) or type(error).__name__
+    text = " ".join(str(error).splitlines()) or type(error).__name__
+    operation, colon, rest = text.partition(": ")
+    return f"{word}: {rest}" if word and colon and operation in BY_WORD else text
 
 
 def emit_json(value: Any) -> None:
@@ -103,6 +110,9 @@ def _json_default(value: Any) -> Any:
     raise TypeError(f"{type(value).__name__} has no form in JSON")
 
 
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for a script.")
+
+
 def prefix_argument(ctx: click.Context, param: click.Parameter, value: str) -> str:
     """The check of an argument PREFIX. Raises :class:`click.UsageError` if no name begins so."""
     try:
@@ -112,6 +122,14 @@ def prefix_argument(ctx: click.Context, param: click.Parameter, value: str) -> s
     if "@" in value:
         raise click.UsageError(f"PREFIX {value!r} has an '@': names have none, only versions have")
     return value
+
+
+def given_path(value: str | Path) -> Path:
+    """The type of an option that is a path. An empty one is wrong use: an unset variable makes it,
+    and taken as it is it would mean the current directory."""
+    if value == "":
+        raise click.BadParameter("it is empty; the current directory is '.'")
+    return Path(value)
 
 
 @contextmanager
@@ -211,11 +229,19 @@ def tracker_options(function: _Function) -> _Function:
     """Add ``--trackers`` and ``--data-dir``; their values go to :func:`endpoints_meant`."""
     function = click.option(
         "--data-dir",
-        type=Path,
+        type=given_path,
         metavar="DIR",
         help="The directory of the cluster, in place of --trackers.",
     )(function)
     return trackers_option(function)
+
+
+def require_one_cluster(data_dir: Path | None) -> None:
+    """Raises :class:`click.UsageError` when ``--trackers`` was given beside ``--data-dir``."""
+    # From the environment they are a default, which --data-dir may well be to replace.
+    source = click.get_current_context().get_parameter_source("trackers")
+    if data_dir is not None and source is ParameterSource.COMMANDLINE:
+        raise click.UsageError("--trackers and --data-dir both say which cluster: give one")
 
 
 def endpoints_meant(trackers: str | None, data_dir: Path | None) -> list[str]:
@@ -225,10 +251,7 @@ def endpoints_meant(trackers: str | None, data_dir: Path | None) -> list[str]:
     """
     if data_dir is None:
         return resolve_trackers(trackers)
-    # From the environment they are a default, which --data-dir may well be to replace.
-    context = click.get_current_context()
-    if context.get_parameter_source("trackers") is ParameterSource.COMMANDLINE:
-        raise click.UsageError("--trackers and --data-dir both say which cluster: give one")
+    require_one_cluster(data_dir)
     layout = Layout.load(data_dir.expanduser().absolute())
     if layout is None:
         raise click.UsageError(f"no cluster in {data_dir}: it holds no cluster.json")

@@ -88,13 +88,17 @@ def test_watchers_see_each_change_once_while_leaders_are_killed() -> None:
     assert len(told) == len(whole)
     assert writers.acknowledged <= {record.name for record in told.values()}
     assert every.items() <= told.items()
-    assert shown.returncode == 130
+    assert shown.returncode == 0
     assert errors == b""
     lines = output.decode().splitlines()
     assert lines[0] == '{"event": "watching", "index": 1, "position": 0}'
     # It may be stopped before it has told the last ones.
-    shown_places = [(line["index"], line["position"]) for line in map(json.loads, lines[1:])]
+    *shown_places, end_place = [
+        (line["index"], line["position"]) for line in map(json.loads, lines[1:])
+    ]
+    assert json.loads(lines[-1])["event"] == "stopped"
     assert shown_places
+    assert shown_places[-1] < end_place
     assert shown_places == [change.place for change in whole[: len(shown_places)]]
 
 

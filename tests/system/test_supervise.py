@@ -57,6 +57,19 @@ def test_whatever_ends_comes_back_until_down(p2p: Command, tmp_path: Path) -> No
         assert {json.loads(line)["node"] for line in lines} == {node}
 
 
+def test_a_restarted_node_speaks_as_before(p2p: Command, tmp_path: Path) -> None:
+    """Broken: a log collector that reads JSON meets lines for people after a restart."""
+    up = ("up", 1, "--detach", "--data-dir", tmp_path / "c", "--log-format")
+    for form in ("json", "text"):
+        assert p2p(*up, form).returncode == 0
+        log = tmp_path / "c" / "n1.log"
+        before = log.stat().st_size
+        assert p2p("restart", "n1").returncode == 0
+        assert p2p("down").returncode == 0
+        fresh = log.read_bytes()[before:].splitlines()
+        assert fresh and {line.startswith(b"{") for line in fresh} == {form == "json"}
+
+
 def test_a_tracker_that_cannot_start_says_why_in_its_log_format(
     p2p: Command, tmp_path: Path
 ) -> None:

@@ -179,3 +179,10 @@ def story(storage: Storage) -> tuple[list[tuple[str, int]], list[State]]:
         ends.append((name, journal._files._offset))
         states.append(state(journal))
     return ends, states
+
+
+def told_story() -> tuple[Files, list[tuple[str, int]], list[State]]:
+    """The files of the story, where each batch ends, the state after it."""
+    storage = Memory()
+    ends, states = story(storage)
+    return storage.copy(), ends, states

@@ -34,6 +34,10 @@ def test_what_a_stopped_watch_says_goes_on_with_the_same_names(prefix: str) -> N
             "--trackers and --data-dir both say which cluster",
         ),
         (("transfer-leadership", "--data-dir", "nowhere"), "it holds no cluster.json"),
+        (("up", "1", "--data-dir", ""), "'--data-dir': it is empty; the current directory is '.'"),
+        (("status", "--data-dir", ""), "'--data-dir': it is empty"),
+        (("node", "--data-dir", ""), "'--data-dir'"),
+        (("backup", "b", "--data-dir", ""), "'--data-dir': it is empty"),
     ],
 )
 def test_wrong_use_is_told_and_is_status_2(

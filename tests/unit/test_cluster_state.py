@@ -213,6 +213,8 @@ def test_the_leader_is_who_a_majority_follows() -> None:
     stale = report(1, "leader", "n1", term=1)
     new = [report(2, "leader", "n2", term=2), report(3, "follower", "n2", term=2)]
     assert leader_of([stale, *new]) == "n2"
+    alone = {"role": "leader", "leader": "n1", "term": 1, "behind": {"n2": 0, "n3": 9}}
+    assert leader_of([NodeReport(place(1), 100, said=alone)]) is None, "two more were not asked"
     assert leader_of([stale, report(2, pid=None), report(3, pid=None)]) is None
     assert leader_of([report(1, pid=None), *HEALTHY[1:]]) is None, "both still follow the dead one"
     assert leader_of([stale, report(2, "follower", "n1", term=2), report(3, "candidate")]) is None

@@ -79,9 +79,24 @@ def test_get_tells_a_script_what_it_did(run: Run, shared: Peer, tmp_path: Path) 
     assert result.stderr == ""
 
 
+def test_a_slash_at_the_end_is_a_directory(run: Run, shared: Peer, tmp_path: Path) -> None:
+    """Broken if a file takes the name of the directory that it was to lie in."""
+    for _ in ("made", "there"):
+        result = run("get", "models/a", "-o", "new/")
+        assert result.exit_code == 0, result.output
+        assert (tmp_path / "new/a").read_bytes() == b"weights" * 1000
+    assert str(tmp_path / "new/a") in result.stdout
+    assert run("get", "models/a", "-o", "./").exit_code == 0
+    assert (tmp_path / "a").is_file()
+    for output, reason in (("a/", "a is not a directory"), ("x/y/", "cannot make x/y: No such")):
+        result = run("get", "models/a", "-o", output)
+        assert (result.exit_code, reason in result.stderr) == (1, True), result.output
+
+
 def test_failures_are_one_line_and_status_1(run: Run, shared: Peer, tmp_path: Path) -> None:
     """Broken if a user's mistake shows a traceback, or passes for success."""
     (tmp_path / "a").touch()
+    (tmp_path / "other").write_bytes(b"other")
     cases = [
         (("get", "models/a"), "a exists; nothing was fetched"),
         (("get", "nope"), "no file 'nope'"),
@@ -90,6 +105,7 @@ def test_failures_are_one_line_and_status_1(run: Run, shared: Peer, tmp_path: Pa
         (("get", "models/a", "-o", "none/x"), "none is not a directory"),
         (("share", "nope"), "nope: No such file"),
         (("rm", "nope"), "no file 'nope'"),
+        (("share", "other", "--name", "models/a"), "bound to other content (share --replace)"),
         (("peers", "nope"), "no file 'nope'"),
     ]
     for words, reason in cases:
@@ -132,6 +148,9 @@ def test_a_name_that_cannot_be_is_wrong_use(run: Run, tmp_path: Path) -> None:
         (("get", "../x"), "'..' segment"),
         (("peers", "a@"), "'@'"),
         (("rm", "a@b@v1"), "'@'"),
+        (("get", "a", "-o", ""), "'--output': it is empty; the current directory is './'"),
+        (("follow", "a", "-o", ""), "'--output': it is empty"),
+        (("share", ""), "'PATH': it is empty"),
     ]
     for words, reason in cases:
         result = run(*words)

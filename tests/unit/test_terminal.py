@@ -14,7 +14,7 @@ from click.testing import CliRunner
 
 from tracker_raft.cluster.state import Layout, NodePlace
 from tracker_raft.config import Address
-from tracker_raft.errors import Conflict
+from tracker_raft.errors import Conflict, NoTracker
 from tracker_raft.terminal import (
     Guarded,
     emit_json,
@@ -56,6 +56,9 @@ def raising(error: BaseException) -> click.Group:
         (FileNotFoundError(errno.ENOENT, "No such file", "a b"), "a b: No such file"),
         (OSError(errno.ENOSPC, "No space left on device"), "No space left on device"),
         (TimeoutError(), "TimeoutError"),
+        (NoTracker("list: no tracker answered: a: b"), "go: no tracker answered: a: b"),
+        (NoTracker("publish did not happen: nobody"), "publish did not happen: nobody"),
+        (FileNotFoundError(errno.ENOENT, "No such file", "list"), "list: No such file"),
     ],
 )
 def test_a_failure_is_one_clear_line_and_status_1(error: Exception, line: str) -> None:

@@ -10,6 +10,7 @@ The rules:
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import secrets
 import shutil
@@ -23,9 +24,18 @@ from pathlib import Path
 
 from tracker_raft.cluster import ports, status
 from tracker_raft.cluster.process import Processes, log_tail
-from tracker_raft.cluster.state import LAYOUT_NAME, Layout, NodePlace, require_directory
+from tracker_raft.cluster.state import (
+    LAUNCH_NAME,
+    LAYOUT_NAME,
+    Layout,
+    NodePlace,
+    read_json,
+    require_directory,
+    write_whole,
+)
 from tracker_raft.cluster.status import NodeReport, leader_of
-from tracker_raft.errors import BadRequest, LocalError
+from tracker_raft.errors import BadRequest, Damaged, LocalError
+from tracker_raft.log_format import FORMATS, LOG_LEVELS
 
 NODES_MAX = 9
 """On one machine; each more is one more copy of every write and survives no other machine."""
@@ -45,6 +55,25 @@ class Launch:
     log_level: str = "info"
     log_format: str = "text"
     command: Sequence[str] = NODE_COMMAND
+
+    def remember(self, data_dir: Path) -> None:
+        """Write down how nodes are to speak, for :meth:`as_before`. Raises :class:`LocalError`."""
+        value = {"log_level": self.log_level, "log_format": self.log_format}
+        with _usable(data_dir):
+            write_whole(data_dir / LAUNCH_NAME, json.dumps(value) + "\n")
+
+
+def as_before(data_dir: Path) -> Launch:
+    """Detached, and speaking as when the cluster there was brought up last."""
+    try:
+        value = read_json(data_dir / LAUNCH_NAME) or {}
+    except (Damaged, OSError):
+        value = {}  # how a log looks is no reason not to start a node
+    level, form = value.get("log_level"), value.get("log_format")
+    return Launch(
+        log_level=level if level in LOG_LEVELS else "info",
+        log_format=form if form in FORMATS else "text",
+    )
 
 
 class Crew:
@@ -120,7 +149,8 @@ class Crew:
 
     def erase(self) -> None:
         """Remove everything that was made in a directory where no cluster was before."""
-        (self.data_dir / LAYOUT_NAME).unlink(missing_ok=True)
+        for name in (LAYOUT_NAME, LAUNCH_NAME):
+            (self.data_dir / name).unlink(missing_ok=True)
         for node in self.layout.ids:
             self.processes.log_path(node).unlink(missing_ok=True)
             shutil.rmtree(self.data_dir / node, ignore_errors=True)
@@ -133,8 +163,7 @@ def bring_up(
 
     Promises and errors are those of :meth:`tracker_raft.cluster.Cluster.up`.
     """
-    made = not directory.exists()
-    require_directory(directory)
+    made = require_directory(directory)
     try:
         with locked(directory, 0):
             layout = Layout.load(directory)
@@ -159,6 +188,7 @@ def _start_again(crew: Crew, until: float) -> Crew:
             f"nothing was done{hint}"
         )
     ports.require_free(crew.layout.nodes)
+    crew.launch.remember(crew.data_dir)
     try:
         crew.start_all(until)
     except BaseException:
@@ -182,7 +212,9 @@ def _start_new(
         layout = Layout(name, created, ports.places(nodes, base_port))
         crew = Crew(directory, layout, launch)
         try:
-            _save(layout, directory)
+            with _usable(directory):
+                layout.save(directory)
+            launch.remember(directory)
             crew.start_all(until)
             return crew
         except BaseException as error:
@@ -194,9 +226,11 @@ def _start_new(
     raise AssertionError("the last attempt returns or raises")
 
 
-def _save(layout: Layout, directory: Path) -> None:
+@contextmanager
+def _usable(directory: Path) -> Iterator[None]:
+    """What the system refuses there is a :class:`LocalError`."""
     try:
-        layout.save(directory)
+        yield
     except OSError as error:
         raise LocalError(
             f"data directory {directory} cannot be used: {error.strerror or error}; "

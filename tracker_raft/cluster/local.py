@@ -29,6 +29,7 @@ from tracker_raft.cluster.launch import (
     POLL_S,
     Crew,
     Launch,
+    as_before,
     bring_up,
     check_nodes,
     locked,
@@ -109,7 +110,8 @@ class Cluster:
 
     @classmethod
     def attach(cls, data_dir: Path | str) -> Cluster:
-        """The cluster in ``data_dir``, running or not. Nodes it restarts are detached.
+        """The cluster in ``data_dir``, running or not. Nodes it restarts are detached, and speak
+        as they did before.
 
         Raises :class:`NotFound` if there is none, :class:`Damaged` if its description is.
         """
@@ -117,7 +119,7 @@ class Cluster:
         layout = Layout.load(directory)
         if layout is None:
             raise NotFound(f"no cluster in {directory}: it holds no cluster.json")
-        return cls(Crew(directory, layout, Launch()))
+        return cls(Crew(directory, layout, as_before(directory)))
 
     # -- what it is -------------------------------------------------------------------------------
 

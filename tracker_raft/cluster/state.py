@@ -3,6 +3,7 @@
 ::
 
     DATA_DIR/cluster.json    the cluster's name and the addresses of its nodes; written once
+    DATA_DIR/launch.json     how its nodes were told to speak when it was last brought up
     DATA_DIR/n1/             what node n1 keeps; only that process writes there
     DATA_DIR/n1.log          what node n1 said
     DATA_DIR/n1.pid          which process it is: number and time of birth
@@ -32,6 +33,7 @@ from tracker_raft.errors import BadRequest, Damaged, LocalError
 
 LAYOUT_FORMAT = 1
 LAYOUT_NAME = "cluster.json"
+LAUNCH_NAME = "launch.json"
 
 
 def write_whole(path: Path, text: str) -> None:
@@ -198,10 +200,12 @@ def _birth_elsewhere(pid: int) -> str | None:
         return None
 
 
-def require_directory(data_dir: Path) -> None:
-    """Make ``data_dir`` if need be; :class:`LocalError` if that cannot be."""
+def require_directory(data_dir: Path) -> bool:
+    """Make ``data_dir`` if need be; whether it was made. :class:`LocalError` if it cannot be."""
     try:
+        made = not data_dir.exists()
         data_dir.mkdir(parents=True, exist_ok=True)
+        return made
     except OSError as error:
         exists = isinstance(error, FileExistsError)
         reason = "it is not a directory" if exists else error.strerror or error

@@ -153,16 +153,42 @@ def _ask_one(report: NodeReport, timeout_s: float) -> NodeReport:
     return NodeReport(place, pid, paused, said)
 
 
+def ask_trackers(
+    addresses: Sequence[Address], timeout_s: float = ASK_TIMEOUT_S
+) -> tuple[list[NodeReport], dict[Address, str]]:
+    """Reports of the trackers that answer at ``addresses``, each node once and in the order of
+    their ids, with the address it was asked at; and why the others did not answer."""
+
+    def ask_at(address: Address) -> NodeReport | str:
+        try:
+            said = fetch_status(address, timeout_s)
+            place = NodePlace(str(said["node"]), address, Address.parse(str(said["raft"])))
+            return NodeReport(place, int(said["pid"]), said=said)
+        except (KeyError, TypeError, ValueError):
+            return "it answered status in a way this version cannot read"
+        except (OSError, P2PError) as error:
+            return getattr(error, "strerror", None) or str(error)
+
+    with ThreadPoolExecutor(max(1, len(addresses))) as pool:
+        answers = list(zip(addresses, pool.map(ask_at, addresses), strict=True))
+    found = {answer.node: answer for _, answer in answers if isinstance(answer, NodeReport)}
+    silent = {address: answer for address, answer in answers if isinstance(answer, str)}
+    return [found[node] for node in sorted(found)], silent
+
+
 def leader_of(reports: Sequence[NodeReport]) -> str | None:
     """The node that calls itself leader and that a majority of all nodes follows in its term.
+
+    All nodes: those of ``reports``, or as many more as the leader knows of.
 
     One that was paused and wakes up still calls itself leader for a moment; the majority is what
     tells it from the real one.
     """
     follows = Counter((report.get("term"), report.get("leader")) for report in reports)
-    majority = len(reports) // 2 + 1
     for report in reports:
         bond = (report.get("term"), report.node)
+        members = max(len(reports), 1 + len(report.get("behind") or ()))
+        majority = members // 2 + 1
         if report.get("role") == "leader" and follows[bond] >= majority:
             return report.node
     return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tracker_raft.config import PROTOCOL_VERSION
-from tracker_raft.errors import BadRequest
+from tracker_raft.errors import BadRequest, Unsupported
 from tracker_raft.raft.seams import Message
 
 
@@ -56,3 +56,12 @@ class Hello:
             raise BadRequest("hello without members")
         node, boot, endpoint, birth = map(str, texts)
         return cls(node, boot, endpoint, birth, members, message.get("probe") is True)
+
+
+def client_refused(me: Hello) -> Message:
+    """The answer to a client that came to the port of the trackers, as its protocol has it."""
+    text = (
+        f"this is the Raft port of tracker {me.node}, where other trackers come; clients are "
+        f"served at {me.endpoint}"
+    )
+    return {"id": 0, **Unsupported(text).to_wire()}

@@ -25,7 +25,7 @@ from tracker_raft import sockets, wire
 from tracker_raft.config import Address, NodeConfig
 from tracker_raft.errors import BadRequest, LocalError, P2PError
 from tracker_raft.raft.election import Reconnect
-from tracker_raft.raft.hello import Hello
+from tracker_raft.raft.hello import Hello, client_refused
 from tracker_raft.raft.memory import KnownMembers
 
 log = logging.getLogger("tracker_raft.links")
@@ -92,6 +92,9 @@ class Link(asyncio.Protocol):
                 if message.get("type") == "refused":
                     self._refused(str(message.get("reason"))[:REASON_MAX])
                 elif self.hello is None:
+                    if "op" in message and self.expected is None:
+                        self.send(client_refused(self.links.me))
+                        self.flush()
                     self._greeted(Hello.from_wire(message, self.links.config.cluster))
                 elif self.hello.probe:
                     raise BadRequest(f"{message.get('type')!r} behind a probe")
