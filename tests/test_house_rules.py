@@ -23,9 +23,7 @@ PACKAGES = ("tracker_raft", "peer")
 MODULE_LINES_MAX = 400
 FUNCTION_LINES_MAX = 60
 
-LONGER_MODULES = {
-    "tracker_raft/commands.py": 590,  # one table: every operation, its fields and its promise
-}
+LONGER_MODULES: dict[str, int] = {}
 """Modules that may be longer, each with its own limit and the reason."""
 
 RUNS_FOREIGN_CODE = {"pickle", "_pickle", "cPickle", "marshal", "shelve", "dill", "cloudpickle"}
@@ -64,8 +62,16 @@ HANDED_IN = {"random.Random"}
 PURE: dict[str, set[str]] = {
     "tracker_raft/errors.py": set(),
     "tracker_raft/config.py": {"pathlib.Path"},  # a path is a value here, nothing is opened
+    "tracker_raft/versions.py": set(),
     "tracker_raft/wire.py": {"threading.local"},  # a packer for each thread
-    "tracker_raft/commands.py": set(),
+    "tracker_raft/commands/__init__.py": set(),
+    "tracker_raft/commands/operation.py": set(),
+    "tracker_raft/commands/files.py": set(),
+    "tracker_raft/commands/swarm.py": set(),
+    "tracker_raft/commands/sessions.py": set(),
+    "tracker_raft/commands/trackers.py": set(),
+    "tracker_raft/commands/records.py": set(),
+    "tracker_raft/commands/fields.py": set(),
     "tracker_raft/entries.py": set(),
     "tracker_raft/backup_format.py": set(),
     "tracker_raft/changes.py": set(),
@@ -75,6 +81,7 @@ PURE: dict[str, set[str]] = {
     "tracker_raft/cluster/supervise.py": set(),
     "tracker_raft/machine/tracker_machine.py": set(),
     "tracker_raft/machine/registry.py": set(),
+    "tracker_raft/machine/vocabulary.py": set(),
     "tracker_raft/machine/sessions.py": set(),
     "tracker_raft/machine/swarm_table.py": set(),
     "tracker_raft/machine/digest.py": set(),

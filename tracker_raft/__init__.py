@@ -47,8 +47,9 @@ from tracker_raft.errors import (
     Refused,
     Unavailable,
 )
+from tracker_raft.versions import SOFTWARE
 
-__version__ = "0.1.0"
+__version__ = SOFTWARE
 
 __all__ = [
     "Address",

@@ -20,6 +20,7 @@ from tracker_raft.terminal import (
     resolve_trackers,
     tracker_options,
 )
+from tracker_raft.versions import NEWEST, OLDEST, SOFTWARE_SINCE
 
 LOOK_S = 5.0
 """For the first answer of any tracker."""
@@ -63,10 +64,12 @@ def status(trackers: str | None, data_dir: Path | None, as_json: bool) -> None:
 
 def _show(reports: list[NodeReport], silent: Mapping[str, str]) -> None:
     columns = ("node", "role", "pid", "address", "raft", "term", "commit", "applied", "lag")
-    print_table(reports, (*columns, "heard", "log", "state"))
+    print_table(reports, (*columns, "heard", "log", "release", "state"))
     click.echo(
         f"leader: {leader_of(reports) or 'none'}{_since(cluster_status.election_of(reports))}"
     )
+    if (version := cluster_status.version_of(reports)) is not None:
+        click.echo(f"cluster version: {version}{_rises(reports, version)}")
     for report in reports:
         for other, reason in (report.get("refused") or {}).items():
             click.echo(f"{report.node} has no link with {other}: {reason}")
@@ -79,6 +82,20 @@ def _since(election: dict[str, Any] | None) -> str:
         return ""
     reason = f": {election['reason']}" if election.get("reason") else ""
     return f", elected {election['ago_ms'] / 1000:.1f} s ago in term {election['term']}{reason}"
+
+
+def _rises(reports: list[NodeReport], version: int) -> str:
+    """When the cluster version will rise; empty when it is as high as this software knows."""
+    if version >= NEWEST:
+        return ""
+    behind = {
+        report.node: report.get("software") or f"before {SOFTWARE_SINCE[NEWEST]}"
+        for report in reports
+        if report.reachable and (report.get("supports") or (OLDEST, OLDEST))[1] < NEWEST
+    }
+    behind |= {report.node: report.condition for report in reports if not report.reachable}
+    waits = f"; waits for {', '.join(f'{k} ({v})' for k, v in behind.items())}" if behind else ""
+    return f", {NEWEST} when all run {SOFTWARE_SINCE[NEWEST]} or later{waits}"
 
 
 def print_table(reports: list[NodeReport], columns: tuple[str, ...]) -> None:
@@ -105,7 +122,9 @@ def _cell(report: NodeReport, column: str, lag: int | None) -> str:
         return f"{report.get('leader_silent_ms')} ms"
     if column == "log" and report.get("log_bytes") is not None:
         return f"{report.get('log_bytes') >> 20} MiB"
-    key = {"node": "id", "address": "endpoint", "state": "state_hash"}.get(column, column)
+    key = {"node": "id", "address": "endpoint", "state": "state_hash", "release": "software"}.get(
+        column, column
+    )
     value = report.to_json().get(key)
     if value is None:
         return "-"

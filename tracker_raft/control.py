@@ -22,6 +22,7 @@ from tracker_raft.raft.intake import NOWHERE, Position, Reply
 from tracker_raft.raft.links import Links
 from tracker_raft.raft.replica import Replica
 from tracker_raft.raft.status import Sight
+from tracker_raft.versions import NEWEST, OLDEST, SOFTWARE
 
 log = logging.getLogger("tracker_raft.control")
 
@@ -109,6 +110,9 @@ class Control:
         return {
             "node": config.node,
             "cluster": config.cluster,
+            "cluster_version": replica.machine.version,
+            "software": SOFTWARE,
+            "supports": (OLDEST, NEWEST),
             "role": status.role,
             "leader": status.leader,
             "term": status.term,

@@ -197,7 +197,7 @@ class Server:
             seq = check_int("seq", message.get("seq"), 1, INTEGER_MAX)
             low = check_int("low", message.get("low"), 1, seq)
         packed = pack_operation(session, seq, low, operation.to_wire())
-        self._replica.submit(packed, deadline_s, answer)
+        self._replica.submit(packed, deadline_s, answer, word=operation.op)
 
     def _read(
         self, operation: Operation, message: wire.Message, deadline_s: float, answer: Answer

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 from tests.sim.world import Process, World
 from tracker_raft import wire
 from tracker_raft.raft.election import Reconnect
+from tracker_raft.versions import OLDEST
 
 FRAME_BYTES_MAX = 8 * 1024 * 1024
 REDIAL_S = (0.005, 0.2)
@@ -52,6 +53,9 @@ class Network:
         """(from, to): nothing sent that way arrives."""
         self.nodes: dict[str, SimLinks] = {}
         self.frames = 0
+        self.version = OLDEST
+        """The newest cluster version that the nodes tell each other to support. As long as it is
+        the oldest, the cluster stays at it."""
 
     def join(self, links: SimLinks) -> None:
         """A process started: it shows up, and the pairs dial."""
@@ -183,6 +187,9 @@ class SimLinks:
 
     def linked(self, node: str) -> bool:
         return node in self._up
+
+    def newest_version(self, node: str) -> int:
+        return self.network.version if node in self._up else 0
 
     def send(self, node: str, message: Message) -> bool:
         if node not in self._up:

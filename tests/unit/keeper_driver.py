@@ -21,6 +21,7 @@ from tracker_raft.raft.seams import Message
 from tracker_raft.raft.segments import Identity
 from tracker_raft.raft.snapshots import Snapshot
 from tracker_raft.raft.storage import Directory, Done, Work
+from tracker_raft.versions import NEWEST
 
 SEGMENT_BYTES = 1024
 SMALL = SnapshotPolicy(
@@ -163,6 +164,9 @@ class Line:
 
     def linked(self, node: str) -> bool:
         return node in self.connected
+
+    def newest_version(self, node: str) -> int:
+        return NEWEST if node in self.connected else 0
 
     def send(self, node: str, message: Message) -> bool:
         self.sent.append(message)

@@ -239,6 +239,8 @@ def test_status_says_null_for_what_only_a_silent_node_knows() -> None:
         "log_bytes": None,
         "leader_silent_ms": None,
         "refused": None,
+        "cluster_version": None,
+        "software": None,
         "alive": False,
         "paused": False,
         "reachable": False,

@@ -16,6 +16,7 @@ from tracker_raft.raft.colleagues import Colleagues, check_forwarded
 from tracker_raft.raft.filters import Message
 from tracker_raft.raft.intake import Intake
 from tracker_raft.raft.reads import ReadBarrier, Waiter
+from tracker_raft.versions import NEWEST
 
 OPEN = pack_operation(0, 0, 0, {"op": "open_session"})
 LEADERLESS_S = 0.4
@@ -31,6 +32,9 @@ class Lines:
 
     def linked(self, node: str) -> bool:
         return node in self.connected
+
+    def newest_version(self, node: str) -> int:
+        return NEWEST if node in self.connected else 0
 
     def send(self, node: str, message: Message) -> bool:
         self.sent.append((node, message))

@@ -19,6 +19,7 @@ from tracker_raft.raft.filters import Message
 from tracker_raft.raft.flights import Flights
 from tracker_raft.raft.gate import Gate
 from tracker_raft.raft.outbox import Outbox
+from tracker_raft.versions import NEWEST
 
 BACKLOG_BYTES_MAX = 1000
 
@@ -33,6 +34,9 @@ class Lines:
 
     def linked(self, node: str) -> bool:
         return node in self.connected
+
+    def newest_version(self, node: str) -> int:
+        return NEWEST if node in self.connected else 0
 
     def backlog(self, node: str) -> int:
         return self.backlog_bytes

@@ -23,6 +23,7 @@ from tracker_raft.entries import pack_entry, pack_operation
 from tracker_raft.errors import BadRequest, NotFound
 from tracker_raft.machine import LOG_WORDS, Applied, TrackerMachine
 from tracker_raft.machine.digest import Digest
+from tracker_raft.versions import RAISE_VERSION
 
 
 def test_a_new_machine_is_empty_and_the_same_everywhere() -> None:
@@ -107,7 +108,7 @@ def test_what_this_version_does_not_know_stops_the_node_before_any_change(entry:
 
 def test_every_write_of_the_vocabulary_is_known_to_the_machine() -> None:
     """If this fails, a leader logs an operation that stops every tracker, itself included."""
-    assert {RENEW_MANY, *(cls.op for cls in WRITES)} == LOG_WORDS
+    assert {RENEW_MANY, RAISE_VERSION, *(cls.op for cls in WRITES)} == LOG_WORDS
 
 
 @pytest.mark.parametrize("op", [None, 5, b"publish", ["publish"]])

@@ -158,9 +158,9 @@ def test_missing_doubled_and_exchanged_blocks_are_found(driver: Driver) -> None:
 
 def test_a_newer_format_is_refused_as_such() -> None:
     """If this fails, a downgrade reports a damaged disk where nothing is damaged."""
-    newer = sealed([("head", msgpack.packb({"format": 3, "anything": 1})), ("planets", b"\x90")])
+    newer = sealed([("head", msgpack.packb({"format": 4, "anything": 1})), ("planets", b"\x90")])
 
-    with pytest.raises(Unsupported, match="format 3, this version reads 2"):
+    with pytest.raises(Unsupported, match="format 4, this version reads 2 and 3"):
         TrackerMachine.restore([newer])
 
 

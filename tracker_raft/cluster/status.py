@@ -20,6 +20,7 @@ from typing import Any
 from tracker_raft.cluster.state import NodePlace
 from tracker_raft.config import PROTOCOL_VERSION, Address, WireLimits
 from tracker_raft.errors import P2PError, from_wire
+from tracker_raft.versions import OLDEST
 from tracker_raft.wire import FrameDecoder, Message, encode
 
 ASK_TIMEOUT_S = 1.0
@@ -117,6 +118,8 @@ class NodeReport:
             "log_bytes": self.get("log_bytes"),
             "leader_silent_ms": self.get("leader_silent_ms"),
             "refused": self.get("refused"),
+            "cluster_version": self.get("cluster_version"),
+            "software": self.get("software"),
             "alive": self.alive,
             "paused": self.paused,
             "reachable": self.reachable,
@@ -223,12 +226,22 @@ def election_of(reports: Sequence[NodeReport]) -> dict[str, Any] | None:
     return None
 
 
+def version_of(reports: Sequence[NodeReport]) -> int | None:
+    """The cluster version, as far as anybody has applied a rise of it; a node of a release before
+    0.2.0 says none, and then it is 1. None when nobody answers."""
+    return max(
+        (report.get("cluster_version") or OLDEST for report in reports if report.reachable),
+        default=None,
+    )
+
+
 def to_json(reports: Sequence[NodeReport]) -> dict[str, Any]:
     """The answer of ``status --json``."""
     behind = lags(reports)
     return {
         "leader": leader_of(reports),
         "election": election_of(reports),
+        "cluster_version": version_of(reports),
         "nodes": [{**report.to_json(), "lag": behind[report.node]} for report in reports],
     }
 

@@ -2,7 +2,7 @@
 
 ::
 
-    {"kind": "head",    "body": <{"format": 2, ...}>,     "seal": ...}
+    {"kind": "head",    "body": <{"format": 2 or 3, ...}>, "seal": ...}
     {"kind": "files",   "body": <[[name, history]...]>,   "seal": ...}    and so on, many of each
     {"kind": "end",     "body": <{"state_hash": hex}>,    "seal": ...}
 
@@ -25,9 +25,13 @@ import msgpack
 
 from tracker_raft import wire
 from tracker_raft.errors import BadRequest, Damaged, Unsupported
+from tracker_raft.versions import NEWEST, OLDEST, beyond
 
 FORMAT: Final = 2
 """1 had no changes of the files. A state without them is not the same, so 1 is not read."""
+FORMAT_VERSIONED: Final = 3
+"""The head names a cluster version above 1, which software that reads only 2 knows nothing of. A
+state at version 1 is written as 2, so that a tracker not upgraded yet can take it."""
 BLOCK_BYTES: Final = 256 * 1024
 """A block is closed by the row that takes it over this."""
 BLOCK_ROWS: Final = 1_000
@@ -76,7 +80,8 @@ class Writer:
         self._bytes += len(self._parts[-1])
 
     def head(self, fields: dict[str, int]) -> bytes:
-        return self._sealed("head", msgpack.packb({"format": FORMAT, **fields}))
+        number = FORMAT_VERSIONED if "cluster_version" in fields else FORMAT
+        return self._sealed("head", msgpack.packb({"format": number, **fields}))
 
     def block(self, kind: str) -> bytes:
         """The rows added since the last block, as one of this kind."""
@@ -146,12 +151,23 @@ def _checked(before: str, kind: str, body: Any) -> Any:
             raise Damaged(f"snapshot block {kind!r} is {type(body).__name__}, expected a map")
     elif type(body) is not list:
         raise Damaged(f"snapshot block {kind!r} is {type(body).__name__}, expected an array")
-    if kind == "head" and body.get("format") != FORMAT:
-        found = body.get("format")
-        if type(found) is int and found > 0:
-            raise Unsupported(f"snapshot of format {found}, this version reads {FORMAT}")
-        raise Damaged(f"snapshot of format {found!r}, expected {FORMAT}")
+    if kind == "head":
+        _check_head(body)
     return body
+
+
+def _check_head(head: dict[str, Any]) -> None:
+    found = head.get("format")
+    if found not in (FORMAT, FORMAT_VERSIONED):
+        both = f"{FORMAT} and {FORMAT_VERSIONED}"
+        if type(found) is int and found > 0:
+            raise Unsupported(f"snapshot of format {found}, this version reads {both}")
+        raise Damaged(f"snapshot of format {found!r}, expected {both}")
+    version = head.get("cluster_version", OLDEST)
+    if type(version) is not int or (version > OLDEST) != (found == FORMAT_VERSIONED):
+        raise Damaged(f"snapshot of format {found} at cluster version {version!r}")
+    if version > NEWEST:
+        raise Unsupported(beyond(version))
 
 
 def _unpack(body: bytes) -> Any:

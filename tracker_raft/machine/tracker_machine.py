@@ -8,13 +8,15 @@ Rules
 * :meth:`TrackerMachine.apply` never raises, whatever the bytes. A refusal is a reply.
 * An entry's time comes first, then what it ends (leases, then sessions), then its operations in
   order. Time never goes back: an entry of a leader with an older time finds the time there is.
-* What this version does not know stops the node **before** anything of the entry is applied.
+* What this version does not know stops the node **before** anything of the entry is applied, and
+  so does a cluster version above its own (:mod:`tracker_raft.versions`).
   Passing over it would leave this replica different from those that know it.
 * A write runs exactly once (:mod:`tracker_raft.machine.sessions`); only ``open_session`` and the
   trackers' own ``renew`` stand outside of a session.
 
 The parts, each with its own rules: :mod:`~tracker_raft.machine.registry` (names and versions),
 :mod:`~tracker_raft.machine.history` (the newest changes of them),
+:mod:`~tracker_raft.machine.vocabulary` (the words of the log),
 :mod:`~tracker_raft.machine.swarm_table` (leases and swarms), :mod:`~tracker_raft.machine.sessions`,
 :mod:`~tracker_raft.machine.digest` (the state hash), :mod:`~tracker_raft.machine.snapshot_cursor`
 (a snapshot beside the changes), :mod:`~tracker_raft.machine.snapshot_format`.
@@ -44,9 +46,10 @@ from tracker_raft.commands import (
     Peers,
     Publish,
     Remove,
+    check_int,
 )
 from tracker_raft.config import MachineLimits
-from tracker_raft.entries import Entry, LoggedOperation, unpack_entry
+from tracker_raft.entries import LoggedOperation, unpack_entry
 from tracker_raft.errors import BadRequest, Damaged, P2PError, Unsupported
 from tracker_raft.machine import snapshot_format
 from tracker_raft.machine.digest import Digest
@@ -55,17 +58,10 @@ from tracker_raft.machine.registry import Registry
 from tracker_raft.machine.sessions import SessionTable
 from tracker_raft.machine.snapshot_cursor import SnapshotCursor
 from tracker_raft.machine.swarm_table import SwarmTable
+from tracker_raft.machine.vocabulary import SessionWrite, parse, unknown
+from tracker_raft.versions import NEWEST, OLDEST, RAISE_VERSION
 
 _LIMITS: Final = MachineLimits()
-
-SessionWrite = Publish | Remove | Join | Complete | Leave | CloseSession
-"""What runs inside of a request session; with ``open_session`` and ``renew``, all of the log."""
-
-_SESSION_WRITES: Final[dict[str, type[SessionWrite]]] = {
-    cls.op: cls for cls in (Publish, Remove, Join, Complete, Leave, CloseSession)
-}
-LOG_WORDS: Final = frozenset({*_SESSION_WRITES, OpenSession.op, RENEW_MANY})
-"""Every word that may stand in an entry. Any other stops the node."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +83,8 @@ class TrackerMachine:
         """Logical time: the newest time of any entry."""
         self.applied = 0
         """Index of the newest entry applied."""
+        self.version = OLDEST
+        """Of the cluster (:mod:`tracker_raft.versions`)."""
         self._digest = Digest()
         self.changes = ChangeHistory(limits, self._digest)
         """Of the files, for those who watch; to be read only."""
@@ -110,13 +108,9 @@ class TrackerMachine:
         except BadRequest:
             self.applied = index
             return Applied(())
-        unknown = _unknown_word(decoded)
-        if unknown is not None:
-            return Applied(
-                (),
-                f"entry {index}: operation {unknown!a} is not known to this version; "
-                f"a newer version of this program wrote it",
-            )
+        stop = unknown(decoded)
+        if stop is not None:
+            return Applied((), f"entry {index}: {stop}")
         self.applied = index
         if decoded.time_ms > self.time_ms:
             self.time_ms = decoded.time_ms
@@ -141,6 +135,8 @@ class TrackerMachine:
                 return {"ok": self._swarm.renew(body.get("peers"), self.time_ms)}
             if word == OpenSession.op:
                 return {"ok": self._sessions.open(self.time_ms)}
+            if word == RAISE_VERSION:
+                return {"ok": self._raise_version(body)}
             recorded = self._sessions.recall(session, seq, low, self.time_ms)
         except P2PError as error:
             return error.to_wire()
@@ -148,11 +144,16 @@ class TrackerMachine:
             return recorded
         self.changes.place = self.applied, position
         try:
-            reply = {"ok": self._run(_parse(body))}
+            reply = {"ok": self._run(parse(body, self.version))}
         except P2PError as error:
             reply = error.to_wire()
         self._sessions.record(session, seq, reply)
         return reply
+
+    def _raise_version(self, body: dict[str, Any]) -> dict[str, Any]:
+        asked = check_int("version", body.get("version"), OLDEST, NEWEST)
+        self.version = max(self.version, asked)
+        return {"version": self.version}
 
     def _run(self, operation: SessionWrite) -> dict[str, Any]:
         match operation:
@@ -189,7 +190,7 @@ class TrackerMachine:
         is to lie beyond all of them (:func:`tracker_raft.raft.founding.next_era`).
         """
         machine = TrackerMachine(self._limits)
-        machine.time_ms, machine.applied = self.time_ms, index
+        machine.time_ms, machine.applied, machine.version = self.time_ms, index, self.version
         machine._sessions.opened = index
         machine.changes.horizon = index, 0
         for table in self._registry.tables():
@@ -231,7 +232,10 @@ class TrackerMachine:
         Covers logical time, every table and the recorded replies; not ``applied``, which is a
         place in the log, nor the texts of recorded refusals. Costs the same for any state.
         """
-        return self._digest.hex(self.time_ms, self._sessions.opened, *self.changes.horizon)
+        scalars = (self.time_ms, self._sessions.opened, *self.changes.horizon)
+        if self.version == OLDEST:  # which the release that knew no versions must agree with
+            return self._digest.hex(*scalars)
+        return self._digest.hex(*scalars, self.version)
 
     def counts(self) -> dict[str, int]:
         """Sizes of the tables. ``contents`` are those that at least one peer serves."""
@@ -282,6 +286,8 @@ class TrackerMachine:
             "horizon_index": self.changes.horizon[0],
             "horizon_position": self.changes.horizon[1],
         }
+        if self.version > OLDEST:
+            head["cluster_version"] = self.version
         # The changes first: they are soon written, and what comes after is not remembered.
         parts = (self.changes, self._registry, self._swarm, self._sessions)
         tables = [table for part in parts for table in part.tables()]
@@ -314,6 +320,7 @@ class TrackerMachine:
                 self.applied, self.time_ms = body["applied"], body["time_ms"]
                 self._sessions.opened = body["sessions_opened"]
                 self.changes.horizon = body["horizon_index"], body["horizon_position"]
+                self.version = body.get("cluster_version", OLDEST)
             case "files":
                 self._registry.load(body)
             case "changes":
@@ -362,22 +369,3 @@ class Restoring:
         """The machine, at once. Raises :class:`Damaged` unless the whole snapshot was fed."""
         self._reader.finish()
         return self._machine
-
-
-def _unknown_word(entry: Entry) -> str | None:
-    """The first word in ``entry`` that is not in this version's vocabulary of the log.
-
-    A body whose ``op`` is not text at all is no word of any version: it is refused by itself.
-    """
-    for operation in entry.operations:
-        word = operation.body.get("op")
-        if type(word) is str and word not in LOG_WORDS:
-            return word
-    return None
-
-
-def _parse(body: dict[str, Any]) -> SessionWrite:
-    word = body.get("op")
-    if type(word) is not str:
-        raise BadRequest(f"op is {type(word).__name__}, expected a word")
-    return _SESSION_WRITES[word].from_wire(body)

@@ -27,6 +27,7 @@ from tracker_raft.raft.engine import Engine, Role
 from tracker_raft.raft.intake import NOWHERE, Intake, Position, Reply
 from tracker_raft.raft.reads import ReadBarrier, Waiter
 from tracker_raft.raft.seams import Lines, Message
+from tracker_raft.versions import OLDEST, RAISE_VERSION
 
 PACE_S = 0.01
 """Before a tracker that was told "I do not lead" asks the same leader again."""
@@ -36,8 +37,8 @@ def _number(message: Message, name: str) -> int:
     return check_int(name, message[name], 0, INTEGER_MAX)
 
 
-def check_forwarded(packed: object) -> None:
-    """Let only one well-formed operation of this version's words into the log.
+def check_forwarded(packed: object) -> str:
+    """Let only one well-formed operation of this version's words into the log; its word.
 
     Bytes that do not decode would make the whole entry unreadable, the operations of others with
     it; a committed word that is not known here would stop every tracker of this version.
@@ -46,8 +47,9 @@ def check_forwarded(packed: object) -> None:
     if type(packed) is not bytes:
         raise BadRequest("a forwarded operation that is not bytes")
     word = unpack_operation(packed).body.get("op")
-    if not isinstance(word, str) or word not in LOG_WORDS:
+    if not isinstance(word, str) or word not in LOG_WORDS or word == RAISE_VERSION:
         raise UnknownOperation(f"operation {word!a} is not known to the leader; not run")
+    return word
 
 
 class Colleagues:
@@ -116,7 +118,9 @@ class Colleagues:
         self._leaderless_from_s = None
         if now_s < self._ask_from_s:
             return
-        while batch := self._intake.take(batch_bytes_max):
+        # It knows what the cluster version is. What its software does not know is kept from it.
+        version = max(OLDEST, self._lines.newest_version(leader))
+        while batch := self._intake.take(batch_bytes_max, version):
             left_s = max(pending.deadline_s for pending in batch) - now_s
             message = {
                 "type": "forward",
@@ -178,8 +182,8 @@ class Colleagues:
         for place, packed in enumerate(operations):
             answer = partial(sink, place)
             try:
-                check_forwarded(packed)
-                self._intake.add(packed, deadline_s, answer, remote=True)
+                word = check_forwarded(packed)
+                self._intake.add(packed, deadline_s, answer, remote=True, word=word)
             except P2PError as error:
                 answer(error.to_wire(), NOWHERE)
 

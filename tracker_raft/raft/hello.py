@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from tracker_raft.config import PROTOCOL_VERSION
 from tracker_raft.errors import BadRequest, Unsupported
 from tracker_raft.raft.seams import Message
+from tracker_raft.versions import NEWEST, OLDEST, SOFTWARE
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +24,10 @@ class Hello:
     """Ids of all voters as the node was told, in order."""
     probe: bool = False
     """The dialler only asks which run answers, and hangs up."""
+    software: str = SOFTWARE
+    """The release it runs; empty when it did not say: a release before 0.2.0."""
+    newest: int = NEWEST
+    """The newest cluster version that it supports."""
 
     def to_wire(self, cluster: str) -> Message:
         return {
@@ -35,6 +40,8 @@ class Hello:
             "birth": self.birth,
             "members": self.members,
             "probe": self.probe,
+            "software": self.software,
+            "versions": (OLDEST, self.newest),
         }
 
     @classmethod
@@ -54,8 +61,17 @@ class Hello:
             raise BadRequest("hello without node, boot, endpoint or birth")
         if type(members) is not tuple or not all(type(member) is str for member in members):
             raise BadRequest("hello without members")
+        software, versions = message.get("software", ""), message.get("versions", (OLDEST, OLDEST))
+        if type(software) is not str or len(software) > 64:
+            raise BadRequest("hello with a malformed release")
+        match versions:
+            case (int(oldest), int(newest)) if 0 < oldest <= newest:
+                pass
+            case _:
+                raise BadRequest(f"hello with cluster versions {versions!r}")
         node, boot, endpoint, birth = map(str, texts)
-        return cls(node, boot, endpoint, birth, members, message.get("probe") is True)
+        probe = message.get("probe") is True
+        return cls(node, boot, endpoint, birth, members, probe, software, newest)
 
 
 def client_refused(me: Hello) -> Message:

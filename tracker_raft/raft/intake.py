@@ -12,6 +12,9 @@ from another tracker is not tried again here: its sender is told and tries again
 How many may be under way, wherever they are, :mod:`pace` says. Clients are refused beyond that;
 another tracker only beyond ``pending_max``, for it has let its clients in by the same rule, and
 would send again and again what is refused here.
+
+An operation that the cluster version does not allow (:mod:`tracker_raft.versions`) is refused when
+it would be handed on, not before: only then it is known who leads, and what that one may propose.
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from tracker_raft import versions
 from tracker_raft.errors import Busy, NoLeader, OutcomeUnknown, P2PError, TooLarge
 from tracker_raft.raft.pace import Pace
 
@@ -48,16 +52,18 @@ class Pending:
         "packed",
         "remote",
         "unknown",
+        "word",
     )
 
     def __init__(
-        self, packed: bytes, deadline_s: float, sink: Sink, pace: Pace, *, remote: bool
+        self, packed: bytes, deadline_s: float, sink: Sink, pace: Pace, *, remote: bool, word: str
     ) -> None:
         self._pace = pace
         self.packed = packed
         self.deadline_s = deadline_s
         self.remote = remote
         """Came from another tracker, which tries again itself."""
+        self.word = word
         self.handed_on = False
         self.unknown = False
         """Was handed on and lost: it may have happened."""
@@ -70,9 +76,9 @@ class Pending:
             return
         self.answered = True
         self._pace.answered(logged=at != NOWHERE)
-        if self.unknown and reply.get("error") == "session_expired":
-            # An earlier attempt may have run before the session was forgotten.
-            reply = OutcomeUnknown("the request session expired between attempts").to_wire()
+        if self.unknown and reply.get("error") in ("session_expired", "unsupported"):
+            # An earlier attempt may have run, before the session was forgotten or elsewhere.
+            reply = OutcomeUnknown(f"an attempt was lost, then: {reply['message']}").to_wire()
         sink, self._sink, self.packed = self._sink, _nobody, b""  # it stays until its deadline
         sink(reply, at)
 
@@ -109,9 +115,11 @@ class Intake:
         *,
         remote: bool = False,
         own: bool = False,
+        word: str = "",
     ) -> None:
         """Take one operation in. Raises :class:`Busy` or :class:`TooLarge`; then it was not.
 
+        ``word``: its word, where the cluster version may not allow it.
         ``own``: of this tracker itself, which has few and important ones: no client's load keeps
         it out.
         """
@@ -122,7 +130,7 @@ class Intake:
         refusal = self.refusal(unless_full=remote or own)
         if refusal is not None:
             raise refusal
-        pending = Pending(packed, deadline_s, sink, self.pace, remote=remote)
+        pending = Pending(packed, deadline_s, sink, self.pace, remote=remote, word=word)
         self.pace.taken()
         self._waiting.append(pending)
         self._count += 1
@@ -133,12 +141,15 @@ class Intake:
         most = self.pending_max if unless_full else self.pace.limit
         return self.pace.refusal(most) if self.pace.under_way >= most else None
 
-    def take(self, bytes_max: int) -> Batch:
-        """The next operations that fit into ``bytes_max`` together, oldest first."""
+    def take(self, bytes_max: int, version: int = versions.NEWEST) -> Batch:
+        """The next operations that fit into ``bytes_max`` together, oldest first. What a cluster at
+        ``version`` must not be given is refused."""
         batch: Batch = []
         size = 0
         while self._waiting:
             pending = self._waiting[0]
+            if version < versions.NEWEST and (early := versions.refusal(pending.word, version)):
+                pending.refuse(early)
             if not pending.answered:
                 size += len(pending.packed)
                 if size > bytes_max and batch:

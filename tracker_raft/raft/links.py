@@ -247,6 +247,10 @@ class Links:
     def linked(self, node: str) -> bool:
         return node in self._live
 
+    def newest_version(self, node: str) -> int:
+        link = self._live.get(node)
+        return 0 if link is None or link.hello is None else link.hello.newest
+
     def send(self, node: str, message: Message) -> bool:
         """Queue a message; False when there is no link. :meth:`flush` writes it."""
         link = self._live.get(node)

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from functools import partial
 
-from tracker_raft.entries import pack_entry
+from tracker_raft.entries import pack_entry, pack_operation
 from tracker_raft.machine import Applied, TrackerMachine
 from tracker_raft.raft.clock import LogicalClock
 from tracker_raft.raft.engine import FAIL_REASON, Engine
 from tracker_raft.raft.intake import Intake
+from tracker_raft.raft.seams import Lines
+from tracker_raft.versions import NEWEST, RAISE_VERSION
+
+log = logging.getLogger("tracker_raft.replica")
 
 EXPIRY_PERIOD_MS = 200
 """Entries that only move time on, so that something due expires, are at least this far apart."""
@@ -23,11 +28,15 @@ class Proposer:
         engine: Engine,
         intake: Intake,
         machine: Callable[[], TrackerMachine],
+        lines: Lines,
         entry_bytes_max: int,
     ) -> None:
         self._engine = engine
         self._intake = intake
         self._machine = machine
+        self._lines = lines
+        self._raising = False
+        """The cluster version is on its way up."""
         self._entry_bytes_max = entry_bytes_max
         self._clock = LogicalClock()
         self._expiry_asked_ms = -EXPIRY_PERIOD_MS
@@ -35,6 +44,7 @@ class Proposer:
     def begin(self, now_s: float) -> None:
         """The no-op of this leader's term was just applied: time goes on from there."""
         self._clock.lead(self._machine().time_ms, now_s)
+        self._raising = False
 
     def pass_time(self, now_s: float) -> None:
         """A turn went by: at most a second of it counts, so every turn is to be counted."""
@@ -43,16 +53,32 @@ class Proposer:
     def propose(self, now_s: float) -> None:
         """Everything that waits enters the log, as few entries as the limit of one allows."""
         stamp_ms = self._clock.stamp_ms(now_s)
-        while batch := self._intake.take(self._entry_bytes_max):
+        version = self._machine().version
+        while batch := self._intake.take(self._entry_bytes_max, version):
             number = self._intake.proposed(batch)
             entry = pack_entry(stamp_ms, [pending.packed for pending in batch])
             self._engine.propose(entry, partial(self._settled, number))
+        if version < NEWEST and not self._raising:
+            self._raise_version(version, stamp_ms)
         due_ms = self._machine().next_expiry_ms()
         since_ms = stamp_ms - self._expiry_asked_ms
         if due_ms is not None and due_ms <= stamp_ms and since_ms >= EXPIRY_PERIOD_MS:
             self._expiry_asked_ms = stamp_ms
             self._engine.propose(pack_entry(stamp_ms, []), lambda result, reason: None)
         self._engine.enter_queued()
+
+    def _raise_version(self, version: int, stamp_ms: int) -> None:
+        """As far as the software of all members goes; not at all while one is out of sight."""
+        lines = self._lines
+        goal = min([NEWEST, *(lines.newest_version(node) for node in self._engine.members)])
+        if goal > version:
+            self._raising = True
+            log.info("raises the cluster from version %d to %d", version, goal)
+            operation = pack_operation(0, 0, 0, {"op": RAISE_VERSION, "version": goal})
+            self._engine.propose(pack_entry(stamp_ms, [operation]), self._raised)
+
+    def _raised(self, result: tuple[int, Applied] | None, reason: int) -> None:
+        self._raising = False
 
     def _settled(self, number: int, result: tuple[int, Applied] | None, reason: int) -> None:
         """The engine's word on a proposed entry."""

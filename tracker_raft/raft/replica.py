@@ -102,7 +102,7 @@ class Replica:
         self._nodes: dict[str, Member] = self.engine.members
         self.keeper = self._make_keeper(recovered, storage)
         self._proposer = Proposer(
-            self.engine, self.intake, lambda: self.machine, config.timing.entry_bytes_max
+            self.engine, self.intake, lambda: self.machine, links, config.timing.entry_bytes_max
         )
         self._colleagues = self._make_colleagues()
         self._watch = self._make_watch()
@@ -166,17 +166,20 @@ class Replica:
 
     # -- operations and reads --------------------------------------------------------------------
 
-    def submit(self, packed: bytes, deadline_s: float, sink: Sink, *, own: bool = False) -> None:
+    def submit(
+        self, packed: bytes, deadline_s: float, sink: Sink, *, own: bool = False, word: str = ""
+    ) -> None:
         """Get one operation (:func:`~tracker_raft.entries.pack_operation`) into the log.
 
-        ``own``: it is this tracker's, not a client's.
+        ``own``: it is this tracker's, not a client's. ``word``: the operation's, for the sake of
+        those that the cluster version may not allow.
         ``sink`` is called once, before ``deadline_s`` (loop time) is much over, with the state
         machine's reply and its position, or with ``no_leader`` or ``outcome_unknown``. Raises
         :class:`Busy`, :class:`TooLarge` or :class:`ShuttingDown`, and then does not call it.
         """
         if self._turns.stopped:
             raise ShuttingDown("this tracker is stopping; not run")
-        self.intake.add(packed, deadline_s, sink, own=own)
+        self.intake.add(packed, deadline_s, sink, own=own, word=word)
         self.kick()
 
     def status(self) -> ReplicaStatus:

@@ -37,6 +37,9 @@ class Lines(Protocol):
 
     def linked(self, node: str) -> bool: ...
 
+    def newest_version(self, node: str) -> int:
+        """The newest cluster version that the software of ``node`` supports; 0 without a link."""
+
     def send(self, node: str, message: Message) -> bool:
         """Queue a message; False when there is no link. Raises :class:`TooLarge`."""
 

@@ -1,0 +1,133 @@
+"""Operations on names and their versions: the registry, and those who watch it. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from tracker_raft.commands.fields import (
+    INTEGER_MAX,
+    LABEL_BYTES_MAX,
+    NAME_BYTES_MAX,
+    PIECE_BYTES_MAX,
+    PIECE_BYTES_MIN,
+    check_bool,
+    check_content,
+    check_int,
+    check_name,
+    check_text,
+    split_version,
+)
+from tracker_raft.commands.operation import Operation
+from tracker_raft.errors import BadRequest
+
+
+@dataclass(frozen=True, slots=True)
+class Publish(Operation):
+    """Bind ``name`` to ``content``. Reply: ``{"file": FileRecord, "created": bool}``.
+
+    The same name with the same content as its newest version is answered with that record and
+    ``created`` false. With other content: ``conflict``, or the next version when ``replace``.
+    """
+
+    op: ClassVar[str] = "publish"
+    name: str
+    content: bytes
+    size: int
+    """Bytes of all files of the content together."""
+    manifest_bytes: int
+    piece_bytes: int
+    owner: str = ""
+    group: str = ""
+    replace: bool = False
+
+    def __post_init__(self) -> None:
+        check_name(self.name)
+        check_content("content", self.content)
+        check_int("size", self.size, 0, INTEGER_MAX)
+        check_int("manifest_bytes", self.manifest_bytes, 1, INTEGER_MAX)
+        check_int("piece_bytes", self.piece_bytes, PIECE_BYTES_MIN, PIECE_BYTES_MAX)
+        if self.piece_bytes & (self.piece_bytes - 1):
+            raise BadRequest(f"piece_bytes is {self.piece_bytes}, expected a power of two")
+        if self.owner != "":
+            check_text("owner", self.owner, LABEL_BYTES_MAX)
+        if self.group != "":
+            check_text("group", self.group, LABEL_BYTES_MAX)
+        check_bool("replace", self.replace)
+
+
+@dataclass(frozen=True, slots=True)
+class Remove(Operation):
+    """Remove a name with all its versions, or one version of it (``a@v3``).
+
+    Reply: ``{"removed": [FileRecord...]}``, oldest first. ``not_found`` when there is none.
+    """
+
+    op: ClassVar[str] = "remove"
+    name: str
+
+    def __post_init__(self) -> None:
+        split_version(self.name)
+
+
+@dataclass(frozen=True, slots=True)
+class Lookup(Operation):
+    """One file by name (``a`` or ``a@v3``) or by content id; exactly one of the two is given.
+
+    Reply: ``{"files": [FileRecord...]}``: one record by name, by content every name and version
+    bound to it in name order, at most 1000 (``"more": bool``). ``not_found`` when there is none.
+    """
+
+    op: ClassVar[str] = "lookup"
+    name: str = ""
+    content: bytes = b""
+
+    def __post_init__(self) -> None:
+        if bool(self.name) == bool(self.content):
+            raise BadRequest("lookup takes either a name or a content id")
+        if self.content:
+            check_content("content", self.content)
+        else:
+            split_version(self.name)
+
+
+@dataclass(frozen=True, slots=True)
+class List(Operation):
+    """Names starting with ``prefix``, in byte order, newest version of each.
+
+    Reply: ``{"files": [FileRecord...], "more": bool}``. Page on with ``after`` = the last name.
+    """
+
+    op: ClassVar[str] = "list"
+    prefix: str = ""
+    after: str = ""
+    limit: int = 100
+
+    def __post_init__(self) -> None:
+        check_text("prefix", self.prefix, NAME_BYTES_MAX)
+        check_text("after", self.after, NAME_BYTES_MAX)
+        check_int("limit", self.limit, 1, 1_000)
+
+
+@dataclass(frozen=True, slots=True)
+class Watch(Operation):
+    """The changes of names starting with ``prefix``, from a place in the log on, that one included.
+
+    Reply: ``{"changes": [Change...], "next": (index, position)}``, at once when there are some,
+    else with the first ones, or with none after ``wait_ms``. ``next`` is the place to ask from
+    next. ``compacted`` when not all changes from there on are kept.
+    """
+
+    op: ClassVar[str] = "watch"
+    index: int
+    position: int = 0
+    prefix: str = ""
+    limit: int = 100
+    wait_ms: int = 5_000
+
+    def __post_init__(self) -> None:
+        check_int("index", self.index, 0, INTEGER_MAX)
+        check_int("position", self.position, 0, INTEGER_MAX)
+        check_text("prefix", self.prefix, NAME_BYTES_MAX)
+        check_int("limit", self.limit, 1, 500)
+        check_int("wait_ms", self.wait_ms, 0, INTEGER_MAX)
