@@ -127,7 +127,7 @@ class Tracker:
         server = Server(
             config,
             replica=replica,
-            trackers=lambda: [links.endpoints[node] for node in sorted(links.endpoints)],
+            trackers=lambda: links.trackers,
             control=control.request,
         )
         try:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from tracker_raft.config import PROTOCOL_VERSION
 from tracker_raft.errors import BadRequest
-from tracker_raft.raft.seams import Message
+from tracker_raft.raft.filters import Message
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,9 +20,15 @@ class Hello:
     birth: str
     """Of its directory (:mod:`memory`)."""
     members: tuple[str, ...]
-    """Ids of all voters as the node was told, in order."""
+    """Ids of all voters as the node knows them, in order."""
     probe: bool = False
     """The dialler only asks which run answers, and hangs up."""
+    index: int = 0
+    """Of the entry that says who the members are; 0: the settings do."""
+    joining: bool = False
+    """The node waits to be made a member."""
+    raft: str = ""
+    """Where the node is reached by the others, as it says itself."""
 
     def to_wire(self, cluster: str) -> Message:
         return {
@@ -35,6 +41,9 @@ class Hello:
             "birth": self.birth,
             "members": self.members,
             "probe": self.probe,
+            "index": self.index,
+            "joining": self.joining,
+            "raft": self.raft,
         }
 
     @classmethod
@@ -55,4 +64,8 @@ class Hello:
         if type(members) is not tuple or not all(type(member) is str for member in members):
             raise BadRequest("hello without members")
         node, boot, endpoint, birth = map(str, texts)
-        return cls(node, boot, endpoint, birth, members, message.get("probe") is True)
+        index, raft = message.get("index", 0), message.get("raft", "")  # an older version says none
+        if type(index) is not int or type(raft) is not str or len(raft) > 300:
+            raise BadRequest("hello with a bad index or raft address")
+        probe, joining = message.get("probe") is True, message.get("joining") is True
+        return cls(node, boot, endpoint, birth, members, probe, index, joining, raft)

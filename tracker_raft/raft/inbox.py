@@ -19,6 +19,7 @@ from tracker_raft.raft.gate import Gate
 from tracker_raft.raft.journal import SegmentJournal
 from tracker_raft.raft.keeper import SnapshotKeeper
 from tracker_raft.raft.outbox import Outbox
+from tracker_raft.raft.roll import Roll
 from tracker_raft.raft.seams import Lines, Message
 from tracker_raft.raft.watch import LeaderWatch
 
@@ -49,6 +50,7 @@ class Inbox:
         keeper: SnapshotKeeper,
         colleagues: Colleagues,
         agreement: Agreement,
+        roll: Roll,
     ) -> None:
         self._members = members
         self._engine = engine
@@ -61,6 +63,8 @@ class Inbox:
         self._keeper = keeper
         self._colleagues = colleagues
         self._agreement = agreement
+        self._roll = roll
+        self._takers = watch, keeper, roll
         self._votes: tuple[int, set[str]] = 0, set()
         """Who voted for this node, and in which term: the library counts whatever comes."""
 
@@ -98,6 +102,8 @@ class Inbox:
                     deliver = None
                 else:
                     deliver = self._flights.current(node, deliver)
+            case "request_vote" if not self._roll.membership.may_stand(node):
+                deliver = None
             case "request_vote":
                 self._watch.vote_asked(node, message)
                 deliver = None
@@ -132,6 +138,8 @@ class Inbox:
             self._lines.send(node, answer)
 
     def _is_new_vote(self, node: str, term: int) -> bool:
+        if node not in self._engine.voters:
+            return False
         if term != self._engine.raftCurrentTerm:
             return False  # nor must it make this node forget who voted in its own term
         if self._votes[0] != term:
@@ -144,7 +152,9 @@ class Inbox:
         try:
             if kind == "state":
                 self._compare(node, message["index"], message["hash"])
-            elif not (self._watch.received(node, message) or self._keeper.received(node, message)):
+            elif kind == "pre_vote" and not self._roll.membership.may_stand(node):
+                log.info("%s asks for votes and is no member", node)
+            elif not any(one.received(node, message) for one in self._takers):
                 self._colleagues.received(node, message)
         except (BadRequest, KeyError, TypeError, ValueError) as error:
             self._lines.drop(node, f"malformed {kind!r}: {error!r}")

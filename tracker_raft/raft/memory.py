@@ -40,7 +40,7 @@ class KnownMembers:
         read."""
         self._storage = storage
         try:
-            self._births = _read(storage.read(NAME)) if NAME in storage.names() else {}
+            self.births = _read(storage.read(NAME)) if NAME in storage.names() else {}
         except OSError as error:
             raise LocalError(f"{NAME} cannot be read: {error}") from error
 
@@ -50,9 +50,9 @@ class KnownMembers:
         Raises :class:`BadRequest` when it was, with another one; ``OSError`` when it cannot be
         remembered.
         """
-        known = self._births.get(node)
+        known = self.births.get(node)
         if known is None:
-            self._keep({**self._births, node: birth})
+            self._keep({**self.births, node: birth})
         elif known != birth:
             raise BadRequest(
                 f"node {node!r} has lost its memory: its directory was made anew (birth {birth}, "
@@ -67,7 +67,7 @@ class KnownMembers:
         self._storage.sync(NAME_NEW)
         self._storage.rename(NAME_NEW, NAME)
         self._storage.sync_names()
-        self._births = births
+        self.births = births
 
 
 def _read(data: bytes) -> dict[str, str]:
