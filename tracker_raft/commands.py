@@ -430,6 +430,44 @@ class TransferLeadership(Operation):
 
 
 @dataclass(frozen=True, slots=True)
+class AddNode(Operation):
+    """To the leader: let a node that waits to join (``node --join``) learn, and vote once it has
+    caught up. Reply: ``{"node", "incarnation", "index"}`` once that is logged, also when it was
+    before. ``birth``, ``raft`` and ``endpoint`` are what the node's ``status`` says."""
+
+    op: ClassVar[str] = "add_node"
+    node: str
+    birth: str
+    raft: str
+    endpoint: str
+
+    def __post_init__(self) -> None:
+        _check_node(self.node)
+        if not check_text("birth", self.birth, 64):
+            raise BadRequest("birth is empty; the node's status says it")
+        for text in (self.raft, self.endpoint):
+            Address.parse(text)
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveNode(Operation):
+    """To the leader: make ``node`` no member any more. Reply: ``{"node", "incarnation", "index"}``
+    once that is committed, also when it was before. A leader that is to remove itself hands over
+    and answers ``no_leader``: ask the new one."""
+
+    op: ClassVar[str] = "remove_node"
+    node: str
+
+    def __post_init__(self) -> None:
+        _check_node(self.node)
+
+
+def _check_node(node: str) -> None:
+    if not NODE_ID.fullmatch(check_text("node", node, 63)):
+        raise BadRequest(f"node is {node!r}, expected a node id")
+
+
+@dataclass(frozen=True, slots=True)
 class TakeSnapshot(Operation):
     """Let this tracker have a durable snapshot of at least entry ``index``; 0: of all it applied.
 
@@ -493,6 +531,8 @@ _ALL: tuple[type[Operation], ...] = (
     Status,
     Ping,
     TransferLeadership,
+    AddNode,
+    RemoveNode,
     TakeSnapshot,
     SnapshotPart,
     ReadLog,

@@ -21,7 +21,7 @@
     ├── OutcomeUnknown              outcome_unknown    it may or may not have happened
     ├── Damaged                     damaged            data on disk is not what was written there
     └── LocalError                  local              this machine's side: files, ports, processes
-        └── Removed                 removed            this node is no member of its cluster any more
+        └── Removed                 removed            this node is not a member any more
 
 The second column is the word on the wire (``docs/protocol.md`` lists them all). A class carries
 its word in ``code``; :func:`from_wire` turns a word back into its class.

@@ -39,7 +39,14 @@ def main(
         _hunt(mutant, range(first, first + seeds))
         return
     began_s = time.monotonic()
-    totals = {"seeds": 0, "faults": 0, "events": 0, "virtual_hours": 0.0, "acknowledged": 0, "changes": 0}
+    totals = {
+        "seeds": 0,
+        "faults": 0,
+        "events": 0,
+        "virtual_hours": 0.0,
+        "acknowledged": 0,
+        "changes": 0,
+    }
     failed: list[Outcome] = []
     work = [(number, flips, members) for number in range(first, first + seeds)]
     with get_context("fork").Pool(jobs) as pool:

@@ -125,7 +125,9 @@ class Operator:
         others = [node for node in self.cluster.ids if node != name]
         met = all(name in self.cluster.nodes[node].met for node in others)
         # One that was founded alone would begin a cluster of its own: nobody could tell it.
-        return name in self.cluster.ids and min(len(self.changes.voters), len(others) + 1) >= 3 and met
+        return (
+            name in self.cluster.ids and min(len(self.changes.voters), len(others) + 1) >= 3 and met
+        )
 
     def _ask(self, kind: str, name: str, until_s: float) -> None:
         if self.world.now_s >= until_s:

@@ -12,8 +12,8 @@ import pysyncobj.syncobj
 
 from tests.sim.cluster import SimCluster
 from tests.sim.faults import Applier, Fault, draw
-from tests.sim.members import Operator
 from tests.sim.invariants import Violation, Watch
+from tests.sim.members import Operator
 from tests.sim.workload import SimClient
 from tests.sim.world import World
 from tracker_raft.config import RaftTiming

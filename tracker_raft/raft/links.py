@@ -132,6 +132,8 @@ class Link(asyncio.Protocol):
 
     def _check(self, hello: Hello) -> None:
         """Refuse a member that is not the one we know, and tell it why."""
+        if hello.node == self.links.config.node:
+            raise BadRequest("this very node says hello")
         refusal = self.links.judge(hello)
         if refusal is None or (hello.probe and not refusal.removed):
             if refusal is not None and hello.node not in self.links.others:
@@ -299,7 +301,7 @@ class Links:
         if joining:
             others += self._settings
         self.others = dict.fromkeys(others)
-        for node, link in list(self._live.items()):
+        for link in list(self._live.values()):
             if link.hello is not None and (refusal := self.roster.judge(link.hello)) is not None:
                 if refusal.removed:
                     link.send(refusal.to_wire(link.hello.birth))

@@ -147,14 +147,18 @@ class Membership:
         self._placed = [start or self._founding]
         self._settled = self._placed[0]
 
-    def committed(self, index: int) -> bool:
-        """All entries up to ``index`` are committed; True: other members are settled by it."""
+    def committed(self, index: int, applied: int) -> bool:
+        """All entries up to ``index`` are committed; True: other members are settled by it.
+
+        What was said before ``applied`` is not asked for any more, by no snapshot.
+        """
         if len(self._placed) == 1 and self._settled is self._placed[0]:
             return False
         newest = self.at(index)
         changed = newest is not self._settled
         self._settled = newest
-        self._placed = [placed for placed in self._placed if placed.index >= newest.index]
+        oldest = self.at(min(applied, index)).index
+        self._placed = [placed for placed in self._placed if placed.index >= oldest]
         return changed
 
     def hint(self, index: int, members: Configuration) -> bool:
@@ -186,7 +190,7 @@ class Membership:
         return self._placed[-1] is self._settled
 
     def at(self, index: int) -> Placed:
-        """The members as of entry ``index``, which is not before the settled ones."""
+        """The members as of entry ``index``, which is not before what is applied."""
         return [placed for placed in self._placed if placed.index <= index or not placed.index][-1]
 
     def for_snapshot(self, index: int) -> Placed | None:

@@ -25,7 +25,7 @@ import logging
 from collections.abc import Callable
 
 from tracker_raft.config import NodeConfig
-from tracker_raft.errors import LocalError, P2PError, ShuttingDown
+from tracker_raft.errors import LocalError, P2PError, Removed, ShuttingDown
 from tracker_raft.machine import Applied, TrackerMachine
 from tracker_raft.raft import filters
 from tracker_raft.raft.agreement import CHECK_EVERY, Agreement
@@ -89,6 +89,8 @@ class Replica:
         )
         self.reads = Reads(config, lambda: int(self.engine.raftLastApplied), self.kick)
         self._leading = False
+        self.removed = False
+        """It failed because this node is no member any more."""
         self._last_index_seen = 0
         self._closed = False
         start = None if recovered.snapshot is None else recovered.snapshot.members
@@ -254,6 +256,7 @@ class Replica:
 
     def _failed(self, error: Exception) -> None:
         log.critical("the replica stops: %s", error, exc_info=not isinstance(error, P2PError))
+        self.removed = isinstance(error, Removed)
         self._on_fatal(str(error) or type(error).__name__)
 
     def _turn(self, now_s: float) -> None:

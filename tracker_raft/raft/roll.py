@@ -92,7 +92,8 @@ class Roll:
 
     def step(self) -> None:
         """In every turn: what was committed meanwhile. Raises :class:`Removed`."""
-        if self.membership.committed(self._engine.raftCommitIndex):
+        engine = self._engine
+        if self.membership.committed(engine.raftCommitIndex, engine.raftLastApplied):
             log.info("members are settled: %r", self.membership)
             self._stop_if_removed()
             self._lines.admit(self.membership.roster())
