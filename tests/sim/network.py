@@ -238,10 +238,10 @@ class SimLinks:
         if (refusal := self.roster.judge(hello)) is not None:
             return refusal
         seat = self.roster.seat(hello.node)
-        if seat is not None and not seat.birth:
-            if self.met.setdefault(hello.node, hello.birth) != hello.birth:
-                return Refusal("it lost its memory")
-        return None
+        if seat is None or seat.birth:
+            return None
+        known = self.met.setdefault(hello.node, hello.birth)
+        return None if known == hello.birth else Refusal("it lost its memory")
 
     def admit(self, roster: Roster) -> None:
         self.roster = roster
