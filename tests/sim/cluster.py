@@ -80,6 +80,7 @@ class SimNode:
         me = Hello(self.node, f"{self.runs}", "127.0.0.1:1", recovered.journal.identity.birth, ())
         links = SimLinks(cluster.network, process, self.runs, me, self.met)
         self.links = links
+        links.hints = [node for node in cluster.nodes if node != self.node]
         self.replica = Replica(
             config,
             recovered=recovered,

@@ -176,6 +176,8 @@ class SimLinks:
         self.met = met
         self.roster: Roster | None = None
         self.joined = False
+        self.hints: list[str] = []
+        """Whom a node that waits to join was told of."""
         self._told: dict[str, Hello] = {}
         self.network = network
         self.process = process
@@ -237,8 +239,8 @@ class SimLinks:
         assert self.roster is not None
         if (refusal := self.roster.judge(hello)) is not None:
             return refusal
-        seat = self.roster.seat(hello.node)
-        if seat is None or seat.birth:
+        seat = self.roster.in_force.members.seat(hello.node)
+        if seat is None or seat.birth or self.roster.is_ahead(hello):
             return None
         known = self.met.setdefault(hello.node, hello.birth)
         return None if known == hello.birth else Refusal("it lost its memory")
@@ -252,6 +254,8 @@ class SimLinks:
             joining=roster.joining,
         )
         before, self.others = self.others, [seat.node for seat in roster.others]
+        if roster.joining:
+            self.others += [node for node in self.hints if node not in self.others]
         for node, hello in self._told.items():
             connection = self.live.get(node)
             if connection is not None and node in self._up and roster.judge(hello) is not None:
@@ -260,6 +264,11 @@ class SimLinks:
                 self.network.world.after(0.0, self.process, self.owner.link_down, node)
         if self.joined:
             self.network.dial_all(self, [node for node in self.others if node not in before])
+
+    def sits(self, node: str) -> bool:
+        assert self.roster is not None
+        said = self._told.get(node)
+        return said is not None and self.roster.sits(node, said.birth, self.met.get(node))
 
     def identity(self, node: str) -> Facts:
         said = self.me if node == self.node else self._told.get(node)

@@ -25,6 +25,8 @@ from tracker_raft.raft.watch import LeaderWatch
 
 log = logging.getLogger("tracker_raft.replica")
 
+COUNTED = ("next_node_idx", "response_vote", "pre_voted", "probed", "alive", "state")
+"""What a member says that is counted: nobody else's word is."""
 HASH_CHARS = 64
 """Of a state hash."""
 
@@ -70,6 +72,8 @@ class Inbox:
 
     def received(self, node: str, message: Message) -> None:
         """One message of a member."""
+        if message.get("type") in COUNTED and not self._lines.sits(node):
+            return
         if filters.is_raft(message):
             self.raft(node, message)
         else:

@@ -207,6 +207,7 @@ class Links:
         """Ids of those this node links with, as far as it knows them."""
         self._told: dict[str, Hello] = {}
         """What each node said of itself last."""
+        self._sitting: set[str] = set()
         self._dialling: dict[str, asyncio.Task[None]] = {}
         self._started = False
         self.loop = asyncio.get_running_loop()
@@ -307,6 +308,7 @@ class Links:
                     link.send(refusal.to_wire(link.hello.birth))
                     link.flush()
                 link.close(refusal.reason)
+        self._seat_all()
         for node in self.refused.keys() - self.others.keys():
             del self.refused[node]
         if self._started:
@@ -319,6 +321,15 @@ class Links:
         if said is None:
             return Facts(birth=self._known.births.get(node, ""))
         return Facts(said.birth, said.raft, said.endpoint)
+
+    def sits(self, node: str) -> bool:
+        """Whether who is linked as ``node`` is the member that is meant, so that its word counts."""
+        return node in self._sitting
+
+    def _seat_all(self) -> None:
+        births, sits = self._known.births, self.roster.sits
+        told = self._told.items()
+        self._sitting = {n for n, said in told if sits(n, said.birth, births.get(n))}
 
     @property
     def trackers(self) -> list[str]:
@@ -358,14 +369,15 @@ class Links:
         self._boots[node] = link.hello.boot
         self.endpoints[node] = link.hello.endpoint
         self._told[node] = link.hello
+        self._seat_all()
         self.owner.link_up(node, other_run=other_run)
 
     def judge(self, hello: Hello) -> Refusal | None:
         """Why whoever says this is not to be linked. A founding member is remembered by this."""
         if (refusal := self.roster.judge(hello)) is not None or hello.probe:
             return refusal
-        seat = self.roster.seat(hello.node)
-        if seat is not None and not seat.birth:
+        seat = self.roster.in_force.members.seat(hello.node)
+        if seat is not None and not seat.birth and not self.roster.is_ahead(hello):
             try:
                 self._known.check(hello.node, hello.birth)
             except OSError as error:

@@ -13,8 +13,10 @@ Rules (PySyncObj's defect S14)
   candidate that this node, lagging behind, has not read of yet. Its vote request may be granted,
   which is always safe; without it a majority could wait for a node that nobody wakes.
 
-A node that is linked sits in the seat in force, or else in a settled one, or else in a hinted one.
-So who answers in the name of a node id is always the directory that the members in force mean.
+A node that is linked sits in a seat in force, in a settled or a hinted one, or it knows of newer
+members than this one: a node that lags behind must be able to hear a leader it has not read of.
+Only the word of one that sits in its seat *in force* counts (:meth:`Roster.sits`): its
+acknowledgements, votes and confirmations.
 """
 
 from __future__ import annotations
@@ -82,20 +84,31 @@ class Roster:
 
     def judge(self, hello: Hello) -> Refusal | None:
         """Why whoever said this is not to be linked, or None."""
-        seat = self.seat(hello.node)
-        if seat is not None and seat.is_of(hello.birth):
+        lists = [self.in_force.members, self.settled, *([self.hinted] if self.hinted else [])]
+        seats = [seat for members in lists if (seat := members.seat(hello.node)) is not None]
+        if any(seat.is_of(hello.birth) for seat in seats):
             return self._judge_list(hello)
         if self.settled.is_retired(hello.node, hello.birth, founding=not hello.joining):
             return Refusal(f"node {hello.node!r} was removed from the cluster", removed=True)
-        if seat is not None:
+        if self.joining or self.is_ahead(hello):
+            return None
+        if seats:
             return Refusal(
                 f"node {hello.node!r} has lost its memory: its directory was made anew (birth "
-                f"{hello.birth}, known here with {seat.birth}). It must not vote; remove it and "
+                f"{hello.birth}, known here with {seats[0].birth}). It must not vote; remove it and "
                 f"add a new member"
             )
-        if self.joining:
-            return None
         return Refusal(f"node {hello.node!r} is not a member; 'add-node' makes it one")
+
+    def is_ahead(self, hello: Hello) -> bool:
+        """Whether a node knows of members that this one, lagging behind, has not read of yet."""
+        return hello.index > self.in_force.index and not hello.joining
+
+    def sits(self, node: str, birth: str, known: str | None) -> bool:
+        """Whether the directory of that birth is the one that the members in force mean, so that
+        its word counts. ``known``: the birth of a founding member, as it was met."""
+        seat = self.in_force.members.seat(node)
+        return seat is not None and (seat.birth or known) == birth
 
     def _judge_list(self, hello: Hello) -> Refusal | None:
         """Two that have no entry of members must have been started with the same ones."""

@@ -54,6 +54,9 @@ class Lines(Protocol):
     def identity(self, node: str) -> Facts:
         """What is known of ``node``, this one included."""
 
+    def sits(self, node: str) -> bool:
+        """Whether who is linked as ``node`` is the member that is meant, so that its word counts."""
+
     def drop(self, node: str, reason: str) -> None:
         """Break the link with a member that does not speak the protocol."""
 
