@@ -16,6 +16,7 @@ import click
 from tracker_raft.cli_backup import backup, restore
 from tracker_raft.cli_cluster import attach, data_dir_option, pick, running
 from tracker_raft.cli_leadership import transfer_leadership
+from tracker_raft.cli_members import add_node, remove_node, replace_node
 from tracker_raft.cli_node import node
 from tracker_raft.cli_recover import recover
 from tracker_raft.cli_sight import log_word, snapshot
@@ -163,6 +164,9 @@ COMMANDS: list[click.Command] = [
     restart,
     logs,
     transfer_leadership,
+    add_node,
+    remove_node,
+    replace_node,
     node,
     log_word,
     snapshot,

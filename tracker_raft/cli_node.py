@@ -13,9 +13,10 @@ from pathlib import Path
 import click
 
 from tracker_raft import log_format as logs
+from tracker_raft.cli_join import addresses_of, ask_cluster
 from tracker_raft.config import Address, Member, NodeConfig, RaftTiming
-from tracker_raft.errors import BadRequest, P2PError
-from tracker_raft.terminal import EXIT_FAILED, given_path
+from tracker_raft.errors import BadRequest, P2PError, Removed
+from tracker_raft.terminal import EXIT_FAILED, EXIT_REMOVED, given_path
 
 log = logging.getLogger("tracker_raft.node")
 
@@ -63,6 +64,13 @@ ORPHAN_GRACE_S = 5.0
     metavar="ID=HOST:PORT",
     help="A voter and where the others reach it; once for each, itself included. "
     "In the environment divided by spaces. Default: it is alone.",
+)
+@click.option(
+    "--join",
+    envvar="P2P_NODE_JOIN",
+    metavar="HOST:PORT,...",
+    help="Wait to be made a member of the cluster with these trackers, by 'add-node'; with an "
+    "empty directory. --member is then its own address alone, if the others need another one.",
 )
 @click.option(
     "--advertise",
@@ -118,6 +126,7 @@ def node(
     listen: str,
     raft_listen: str | None,
     members: tuple[str, ...],
+    join: str | None,
     advertise: str | None,
     cluster: str,
     insecure: bool,
@@ -141,6 +150,12 @@ def node(
       Restart=always
 
     \b
+    One more node of a running cluster: start it, then add it
+      p2p-cluster node --id n4 --data-dir /var/lib/p2p/n4 --listen 127.0.0.1:7030 \\
+          --join 127.0.0.1:7000
+      p2p-cluster add-node 127.0.0.1:7030 --trackers 127.0.0.1:7000
+
+    \b
     Containers: bind everywhere, advertise the name others resolve
       p2p-cluster node --id n1 --data-dir /data --insecure \\
           --listen 0.0.0.0:7000 --advertise tracker-1:7000 --raft-listen 0.0.0.0:7001 \\
@@ -151,11 +166,16 @@ def node(
             node, data_dir, listen, raft_listen, members, advertise, cluster, insecure
         )
         config = replace(config, timing=RaftTiming(election_timeout_s=election_timeout_ms / 1000))
+        trackers = addresses_of(join) if join else None
     except BadRequest as error:
         raise click.UsageError(str(error)) from None
     logs.set_up(log_level, log_format, config.node)
     if parent_pipe is not None:
         end_with_parent(parent_pipe)
+    if trackers is not None:
+        name, others = ask_cluster(trackers, config.data_dir)
+        others = tuple(member for member in others if member.node != config.node)
+        config = replace(config, joining=True, cluster=name, members=(*config.members, *others))
     # Imported here: it brings the whole consensus side, which no other word of the line needs.
     from tracker_raft.node import run
 
@@ -165,7 +185,7 @@ def node(
         if log_format == "text":
             raise
         log.critical("%s", error)
-        raise SystemExit(EXIT_FAILED) from None
+        raise SystemExit(EXIT_REMOVED if isinstance(error, Removed) else EXIT_FAILED) from None
 
 
 def node_config(

@@ -139,7 +139,14 @@ def _watch(cluster: Cluster, before: list[NodeReport], supervise: bool, as_json:
     supervisor = Supervisor(cluster.nodes, time.monotonic()) if supervise else None
     while not cluster.stopped:
         time.sleep(WATCH_POLL_S)
+        cluster.refresh()
         after = cluster.reports()
+        if changed := cluster_status.changed_nodes(before, after):
+            for event in changed:
+                _tell(as_json, event.kind, event.node, event.text)
+            before = cluster_status.same_nodes(before, after)
+            if supervisor is not None:
+                supervisor.watch(cluster.nodes, time.monotonic())
         for event in cluster_status.events(before, after):
             _tell(as_json, event.kind, event.node, event.text)
         before = after

@@ -215,6 +215,9 @@ class NodeConfig:
     cluster: str = "p2p"
     """Name of the cluster: links and directories of another are refused."""
     insecure: bool = False
+    joining: bool = False
+    """It is no founding member: ``members`` only says where others are reached, and the log, once
+    it comes, who they are."""
     timing: RaftTiming = field(default_factory=RaftTiming)
     limits: WireLimits = field(default_factory=WireLimits)
     snapshots: SnapshotPolicy = field(default_factory=SnapshotPolicy)

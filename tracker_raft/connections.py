@@ -110,6 +110,12 @@ class Host(Protocol):
 
     def hello(self) -> dict[str, Any]: ...
 
+    def members_index(self) -> int:
+        """Of the entry that says who the members are; 0 while only the settings do."""
+
+    def trackers(self) -> list[str]:
+        """Client addresses of the members that vote."""
+
     def refusal(self) -> bytes | None:
         """What a write is told now in the place of being run, packed without the map's head and
         id; None: it is welcome."""
@@ -140,6 +146,8 @@ class Connection(asyncio.BufferedProtocol):
     def __init__(self, server: Host) -> None:
         self.server = server
         self.greeted = False
+        self._told = 0
+        """Of which entry of members the client was told."""
         self.in_flight = 0
         self.read_s = 0.0
         """When the requests at hand were read."""
@@ -253,6 +261,7 @@ class Connection(asyncio.BufferedProtocol):
         self.greeted = True
         if self._timer is not None:
             self._timer.cancel()
+        self._told = self.server.members_index()
         self._send({"id": message["id"], "ok": self.server.hello()})
 
     def _answer(self, number: int, reply: Reply, at: Position) -> None:
@@ -265,6 +274,9 @@ class Connection(asyncio.BufferedProtocol):
         answer = {"id": number, **reply}
         if at != NOWHERE:
             answer["at"] = at
+        if self._told != (index := self.server.members_index()):
+            self._told = index
+            answer["trackers"] = index, self.server.trackers()
         self._send(answer)
 
     def _send(self, message: dict[str, Any]) -> None:

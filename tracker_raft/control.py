@@ -58,6 +58,14 @@ class Control:
             case commands.ReadLog(limit):
                 commit = self._replica.engine.raftCommitIndex
                 answer({"ok": log_view.tail(self._replica.journal, limit, commit)}, NOWHERE)
+            case commands.AddNode(node, birth, raft, endpoint):
+                settled = _settled(answer)
+                members = self._replica.members
+                members.add(node, birth, raft, endpoint, deadline_s, settled)
+                self._replica.kick()
+            case commands.RemoveNode(node):
+                self._replica.members.remove(node, deadline_s, _settled(answer))
+                self._replica.kick()
             case commands.TransferLeadership(to) if to == self._config.node and self._leads:
                 answer({"ok": {"leader": to}}, NOWHERE)
             case commands.TransferLeadership(to):
@@ -101,6 +109,21 @@ class Control:
             return
         await asyncio.wait([left], timeout=2 * self._patience_s)
 
+    def _members(self, behind: dict[str, int] | None) -> list[dict[str, Any]]:
+        links = self._links
+        seats = links.roster.in_force.members.completed(links.identity).seats
+        return [
+            {
+                "node": seat.node,
+                "incarnation": seat.incarnation,
+                "votes": seat.votes,
+                "raft": seat.raft,
+                "endpoint": seat.endpoint,
+                "behind": None if behind is None else behind.get(seat.node, 0),
+            }
+            for seat in seats
+        ]
+
     def status(self) -> dict[str, Any]:
         """The reply to ``status``; ``docs/protocol.md`` lists the fields."""
         config, replica, links = self._config, self._replica, self._links
@@ -135,8 +158,20 @@ class Control:
             "election": _election(sight),
             "leader_silent_ms": _milliseconds(sight.leader_silent_s),
             "behind": sight.behind,
+            "birth": links.me.birth,
+            "joining": links.me.joining,
+            "members": self._members(sight.behind),
+            "members_index": replica.roll.membership.index,
+            "members_settled": replica.roll.membership.is_settled,
             **replica.machine.counts(),
         }
+
+
+def _settled(answer: Answer) -> Callable[[dict[str, Any] | None, P2PError | None], None]:
+    def settled(reply: dict[str, Any] | None, error: P2PError | None) -> None:
+        answer({"ok": reply} if error is None else error.to_wire(), NOWHERE)
+
+    return settled
 
 
 def _election(sight: Sight) -> dict[str, Any] | None:

@@ -21,6 +21,7 @@
     ├── OutcomeUnknown              outcome_unknown    it may or may not have happened
     ├── Damaged                     damaged            data on disk is not what was written there
     └── LocalError                  local              this machine's side: files, ports, processes
+        └── Removed                 removed            this node is not a member any more
 
 The second column is the word on the wire (``docs/protocol.md`` lists them all). A class carries
 its word in ``code``; :func:`from_wire` turns a word back into its class.
@@ -148,6 +149,12 @@ class LocalError(P2PError):
     code = "local"
 
 
+class Removed(LocalError):
+    """This node is no member of its cluster any more: it stops, and its directory is of no use."""
+
+    code = "removed"
+
+
 _CLASSES: tuple[type[P2PError], ...] = (
     Refused,
     BadRequest,
@@ -167,6 +174,7 @@ _CLASSES: tuple[type[P2PError], ...] = (
     OutcomeUnknown,
     Damaged,
     LocalError,
+    Removed,
 )
 BY_CODE: dict[str, type[P2PError]] = {cls.code: cls for cls in _CLASSES}
 

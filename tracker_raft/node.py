@@ -16,11 +16,12 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
-from tracker_raft.config import NodeConfig
+from tracker_raft.config import Member, NodeConfig
 from tracker_raft.control import Control
-from tracker_raft.errors import LocalError
+from tracker_raft.errors import LocalError, Removed
 from tracker_raft.raft.links import Links
 from tracker_raft.raft.memory import KnownMembers
 from tracker_raft.raft.recovery import recover
@@ -32,6 +33,8 @@ from tracker_raft.server import Server
 log = logging.getLogger("tracker_raft.node")
 
 LOCK_NAME = "lock"
+REMOVED_NAME = "removed"
+"""In a directory that is of no use any more: why."""
 SWITCH_S = 0.0005
 """The journal's writer, back from a sync, is given the interpreter within this time, not within
 Python's 5 ms: under load all clients wait for it."""
@@ -75,6 +78,36 @@ def owned(directory: Path) -> Iterator[None]:
         os.close(lock)
 
 
+def as_founded(config: NodeConfig, known: KnownMembers) -> NodeConfig:
+    """The settings, with the founding members that this directory was first linked with.
+
+    Who the members are is never a setting again, only where they are: a list that was changed
+    would be another cluster to this node until the log tells it better.
+    """
+    if config.joining:
+        return config
+    listed = {member.node: member for member in config.members}
+    if not known.founding:
+        known.founding = tuple(f"{one.node}={one.raft}" for one in config.members)
+        return config
+    founders = {member.node: member for member in map(Member.parse, known.founding)}
+    if founders.keys() == listed.keys():
+        return config
+    log.warning(
+        "started with members %s, founded with %s: a cluster changes its members by 'add-node' "
+        "and 'remove-node'",
+        ", ".join(listed),
+        ", ".join(founders),
+    )
+    members = tuple(listed.get(node, founder) for node, founder in founders.items())
+    if config.node not in founders:
+        raise LocalError(
+            f"node {config.node!r} is not among the members {', '.join(founders)} that this "
+            f"directory was founded with; nothing was started"
+        )
+    return replace(config, members=members)
+
+
 def tune_garbage_collection() -> None:
     """Keep collections short whatever the number of files.
 
@@ -103,12 +136,16 @@ class Tracker:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
         storage = Directory(config.data_dir)
+        marked = config.data_dir / REMOVED_NAME
+        if marked.exists():
+            raise Removed(f"{marked.read_text(encoding='utf-8').strip()}; nothing was started")
         identity = Identity(config.cluster, config.node, birth=secrets.token_hex(8))
         recovered = recover(storage, identity)
         tune_garbage_collection()
         # A directory of its own: it is written on the loop, while the writer has the other one.
         memory = Directory(config.data_dir)
         known = KnownMembers(memory)
+        config = self.config = as_founded(config, known)
         links = Links(config, self.boot, recovered.journal.identity.birth, known)
         writer = ThreadWriter(loop.call_soon_threadsafe)
         if recovered.journal.bytes_cut:
@@ -127,7 +164,7 @@ class Tracker:
         server = Server(
             config,
             replica=replica,
-            trackers=lambda: [links.endpoints[node] for node in sorted(links.endpoints)],
+            trackers=lambda: links.trackers,
             control=control.request,
         )
         try:
@@ -148,6 +185,9 @@ class Tracker:
             writer.close()
             storage.close()
             memory.close()
+        if replica.removed and self._failure is not None:
+            (config.data_dir / REMOVED_NAME).write_text(self._failure + "\n", encoding="utf-8")
+            raise Removed(self._failure)
         if self._failure is not None:
             raise LocalError(f"node {config.node} stopped: {self._failure}")
 

@@ -17,14 +17,14 @@ import shutil
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 from tracker_raft.cluster import Cluster
 from tracker_raft.cluster.state import LAYOUT_NAME, Layout
 from tracker_raft.errors import BadRequest, Damaged, LocalError, NotFound, P2PError, Unsupported
-from tracker_raft.node import LOCK_NAME, owned
+from tracker_raft.node import LOCK_NAME, REMOVED_NAME, owned
 from tracker_raft.raft.founding import LastState, found, last_state, next_era
 from tracker_raft.raft.memory import NAME as MEMBERS_NAME
 from tracker_raft.raft.segments import PREFIX
@@ -152,7 +152,8 @@ class Rescue:
                 self._refound(place, name)
             if self._layout is not None:
                 kept.append(_copy_beside(self._directory / LAYOUT_NAME, stamp))
-                Layout(name, self._layout.created, self._layout.nodes).save(self._directory)
+                places_now = tuple(replace(one, joined=False) for one in self._layout.nodes)
+                Layout(name, self._layout.created, places_now).save(self._directory)
         except OSError as error:
             raise LocalError(
                 f"recovery stopped half-way: {error}. Nothing is lost: what was there is in "
@@ -170,7 +171,7 @@ class Rescue:
         try:
             found(storage, self._state.machine, name)
             for file in storage.names():
-                if file.startswith((PREFIX, MEMBERS_NAME)):
+                if file.startswith((PREFIX, MEMBERS_NAME)) or file == REMOVED_NAME:
                     storage.delete(file)
             storage.sync_names()
         finally:

@@ -140,7 +140,14 @@ class Server:
             "node": self.config.node,
             "cluster": self.config.cluster,
             "trackers": self._trackers(),
+            "members": self.members_index(),
         }
+
+    def members_index(self) -> int:
+        return self._replica.roll.membership.settled.index
+
+    def trackers(self) -> list[str]:
+        return self._trackers()
 
     # -- requests --------------------------------------------------------------------------------
 

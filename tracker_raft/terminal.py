@@ -3,7 +3,8 @@
 Exit status: 0 done, 1 failed (one line ``error: ...`` on stderr), 2 used wrongly, 130 stopped by
 Ctrl-C before it was done. A word that runs until Ctrl-C (``up``, ``node``, ``watch``, ``logs -f``,
 ``share``, ``follow``, ``get --seed`` once it serves) is done then: 0, as by SIGTERM, so that who
-stops a service does not find it failed. A traceback is shown for a defect of the program only,
+stops a service does not find it failed. A tracker that was removed from its cluster ends with 3.
+A traceback is shown for a defect of the program only,
 never for a user's mistake; ``P2P_TRACEBACK=1`` shows it always.
 """
 
@@ -27,13 +28,15 @@ from click.core import ParameterSource
 from tracker_raft.cluster.state import Layout, read_json, write_whole
 from tracker_raft.commands import BY_WORD, NAME_BYTES_MAX, check_text
 from tracker_raft.config import Address
-from tracker_raft.errors import BadRequest, Damaged, LocalError, P2PError
+from tracker_raft.errors import BadRequest, Damaged, LocalError, P2PError, Removed
 
 APP = "p2p-cluster"
 TRACKERS_ENV = "P2P_TRACKERS"
 STATE_DIR_ENV = "P2P_STATE_DIR"
 TRACEBACK_ENV = "P2P_TRACEBACK"
 EXIT_FAILED = 1
+EXIT_REMOVED = 3
+"""Of a node that is no member any more: there is nothing to start again."""
 EXIT_INTERRUPTED = 130
 """128 + SIGINT, as shells report it."""
 
@@ -57,7 +60,7 @@ class Guarded(click.Group):
             ctx.exit(EXIT_FAILED)
         except (P2PError, OSError) as error:
             _report(error, ctx.invoked_subcommand)
-            ctx.exit(EXIT_FAILED)
+            ctx.exit(EXIT_REMOVED if isinstance(error, Removed) else EXIT_FAILED)
         return result
 
 

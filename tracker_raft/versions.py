@@ -34,7 +34,10 @@ RAISE_VERSION: Final = "raise_version"
 """Internal log operation ``{"op": "raise_version", "version": n}``: from here on the cluster is at
 version n. Older software stops there."""
 
-SINCE: Final[dict[str, int]] = {}
+MEMBERS: Final = "members"
+"""An entry of members (:mod:`tracker_raft.raft.configuration`), which is no operation."""
+
+SINCE: Final[dict[str, int]] = {MEMBERS: 2}
 """By word of the log, the cluster version from which on it may be proposed; 1 if not named."""
 
 

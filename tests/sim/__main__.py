@@ -17,6 +17,7 @@ from tests.sim.run import Outcome, run, shrink
 @click.option("--first", default=0, show_default=True, help="The first seed.")
 @click.option("--jobs", default=2, show_default=True, help="Processes side by side.")
 @click.option("--flips", is_flag=True, help="Bits flip on disks, too.")
+@click.option("--members", is_flag=True, help="Nodes are added and removed, too.")
 @click.option("--seed", type=int, help="Replay one seed and show what happened.")
 @click.option("--mutant", help="Hunt this mutant instead: which seed catches it?")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object at the end.")
@@ -25,21 +26,29 @@ def main(
     first: int,
     jobs: int,
     flips: bool,
+    members: bool,
     seed: int | None,
     mutant: str | None,
     as_json: bool,
 ) -> None:
     """Simulate clusters under faults; exit status 1 when an invariant broke."""
     if seed is not None:
-        _show(run(seed, flips=flips))
+        _show(run(seed, flips=flips, members=members))
         return
     if mutant is not None:
         _hunt(mutant, range(first, first + seeds))
         return
     began_s = time.monotonic()
-    totals = {"seeds": 0, "faults": 0, "events": 0, "virtual_hours": 0.0, "acknowledged": 0}
+    totals = {
+        "seeds": 0,
+        "faults": 0,
+        "events": 0,
+        "virtual_hours": 0.0,
+        "acknowledged": 0,
+        "changes": 0,
+    }
     failed: list[Outcome] = []
-    work = [(number, flips) for number in range(first, first + seeds)]
+    work = [(number, flips, members) for number in range(first, first + seeds)]
     with get_context("fork").Pool(jobs) as pool:
         for outcome in pool.imap_unordered(_one, work, chunksize=4):
             totals["seeds"] += 1
@@ -47,6 +56,7 @@ def main(
             totals["events"] += outcome.events
             totals["virtual_hours"] += outcome.virtual_s / 3600
             totals["acknowledged"] += outcome.acknowledged
+            totals["changes"] += outcome.changes
             if outcome.violation:
                 failed.append(outcome)
                 click.echo(f"seed {outcome.seed}: {outcome.violation}")
@@ -78,9 +88,9 @@ def _hunt(name: str, seeds: range) -> None:
     click.echo(f"{name}: caught by seed {outcome.seed}: {outcome.violation}")
 
 
-def _one(work: tuple[int, bool]) -> Outcome:
-    seed, flips = work
-    return run(seed, flips=flips)
+def _one(work: tuple[int, bool, bool]) -> Outcome:
+    seed, flips, members = work
+    return run(seed, flips=flips, members=members)
 
 
 def _show(outcome: Outcome) -> None:
@@ -89,7 +99,7 @@ def _show(outcome: Outcome) -> None:
     click.echo(
         f"seed {outcome.seed}: {outcome.events} events, {outcome.virtual_s:.1f} virtual s, "
         f"{outcome.elections} elections, {outcome.acknowledged} acknowledged, "
-        f"{outcome.unknown} unknown, trace {outcome.trace}"
+        f"{outcome.unknown} unknown, {outcome.changes} changes, trace {outcome.trace}"
     )
     if outcome.violation:
         click.echo(f"VIOLATION: {outcome.violation}\n{outcome.details}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pysyncobj.syncobj
@@ -11,6 +12,7 @@ from tests.sim.network import Network, SimLinks
 from tests.sim.world import Process, World
 from tracker_raft.config import Address, Member, NodeConfig, RaftTiming, SnapshotPolicy
 from tracker_raft.errors import Damaged
+from tracker_raft.raft.hello import Hello
 from tracker_raft.raft.recovery import recover
 from tracker_raft.raft.replica import Replica
 from tracker_raft.raft.segments import Identity
@@ -37,6 +39,15 @@ class SimNode:
         self.runs = 0
         self.quarantined: str | None = None
         self.fatal: str | None = None
+        self.removed = False
+        """Its process stopped because it was removed."""
+        self.joining = False
+        self.births = 1
+        self.met: dict[str, str] = {}
+
+    @property
+    def birth(self) -> str:
+        return f"birth {self.births} of {self.node}"
 
     @property
     def up(self) -> bool:
@@ -48,7 +59,7 @@ class SimNode:
 
     def start(self) -> None:
         """Start a process, unless one runs. A damaged journal keeps the node down for good."""
-        if self.up or self.quarantined or self.fatal:
+        if self.up or self.quarantined or self.fatal or self.removed:
             return
         world = self.cluster.world
         self.runs += 1
@@ -58,18 +69,20 @@ class SimNode:
 
     def _build(self, process: Process) -> None:
         cluster = self.cluster
-        identity = Identity(CLUSTER, self.node, f"birth-{self.node}")
+        identity = Identity(CLUSTER, self.node, self.birth)
         try:
             recovered = recover(self.disk, identity, segment_bytes=SEGMENT_BYTES)
         except Damaged as damage:
             self.quarantined = str(damage)
             process.kill()
             return
-        others = [node for node in cluster.ids if node != self.node]
-        links = SimLinks(cluster.network, process, self.runs, others)
+        config = cluster.config(self)
+        me = Hello(self.node, f"{self.runs}", "127.0.0.1:1", recovered.journal.identity.birth, ())
+        links = SimLinks(cluster.network, process, self.runs, me, self.met)
         self.links = links
+        links.hints = [node for node in cluster.nodes if node != self.node]
         self.replica = Replica(
-            cluster.config(self.node),
+            config,
             recovered=recovered,
             storage=self.disk,
             writer=SimWriter(cluster.world, process, self.disk),
@@ -88,7 +101,11 @@ class SimNode:
         pysyncobj.syncobj.random = self.cluster.world.random
 
     def _failed(self, reason: str) -> None:
-        self.fatal = reason
+        if "was removed from the cluster" in reason:
+            self.removed = True
+            self.cluster.was_removed(self)
+        else:
+            self.fatal = reason
         self.cluster.world.after(0.0, None, self.kill)
 
     def kill(self) -> None:
@@ -99,6 +116,23 @@ class SimNode:
         if self.links is not None:
             self.cluster.network.leave(self.links)
         self.replica = self.links = None
+
+    def join_anew(self) -> None:
+        """An empty directory, and a process that waits to be made a member."""
+        self.kill()
+        self.disk = SimDisk(self.cluster.world)
+        self.births += 1
+        self.met = {}
+        self.joining, self.removed = True, False
+        self.start()
+
+    def empty(self) -> None:
+        """Its directory is made anew, and it is started as before."""
+        self.kill()
+        self.disk = SimDisk(self.cluster.world)
+        self.births += 1
+        self.met = {}
+        self.start()
 
     def power_loss(self) -> None:
         """The machine stops: what was not synced meets its fate."""
@@ -121,12 +155,20 @@ class SimCluster:
         self.handed_over_s = float("-inf")
         """When a leader was last told to hand over."""
         self.nodes = {node: SimNode(self, node) for node in self.ids}
+        self.was_removed: Callable[[SimNode], None] = lambda node: None
 
-    def config(self, node: str) -> NodeConfig:
-        members = tuple(Member(name, Address("127.0.0.1", 1)) for name in self.ids)
+    def spare(self, node: str) -> SimNode:
+        """A machine that is no member, made when it is needed."""
+        if node not in self.nodes:
+            self.nodes[node] = SimNode(self, node)
+        return self.nodes[node]
+
+    def config(self, node: SimNode) -> NodeConfig:
+        names = [node.node] if node.joining else self.ids
+        members = tuple(Member(name, Address("127.0.0.1", 1)) for name in names)
         here = Address("127.0.0.1", 1)
         return NodeConfig(
-            node,
+            node.node,
             Path(),
             members,
             here,
@@ -135,6 +177,7 @@ class SimCluster:
             cluster=CLUSTER,
             timing=self.timing,
             snapshots=SNAPSHOTS,
+            joining=node.joining,
         )
 
     def start(self) -> None:

@@ -10,6 +10,8 @@ import random
 from dataclasses import dataclass
 
 from tests.sim.cluster import SimCluster, SimNode
+from tests.sim.members import KINDS as CHANGES
+from tests.sim.members import SPARES, Operator
 from tracker_raft.raft.engine import Role
 
 
@@ -71,6 +73,7 @@ def draw(
     *,
     flips: bool = False,
     weights: dict[str, int] | None = None,
+    members: bool = False,
 ) -> list[Fault]:
     """The faults of a run of ``end_s`` seconds, in order of time.
 
@@ -79,6 +82,8 @@ def draw(
     chance = random.Random(f"faults of {seed}")
     drawn = chance.choice(PROFILES)
     weights = (weights or drawn) | ({"flip": 2} if flips else {})
+    if members:
+        weights, ids = weights | CHANGES, [*ids, *SPARES]
     faults = []
     rate = chance.choice((0.5, 1.0, 2.0, 4.0))
     at_s = 0.5
@@ -97,10 +102,11 @@ def draw(
 
 
 class Applier:
-    """Does what faults say to a cluster."""
+    """Does what faults say to a cluster, ``operator`` what they say of its members."""
 
-    def __init__(self, cluster: SimCluster) -> None:
+    def __init__(self, cluster: SimCluster, operator: Operator) -> None:
         self.cluster = cluster
+        self.operator = operator
         self.world = cluster.world
         self.healed = False
 
@@ -124,7 +130,7 @@ class Applier:
         return [n for n in nodes if n.replica and n.replica.engine.role is Role.LEADER]
 
     def _isolate(self, fault: Fault, node: str) -> None:
-        for name in self.cluster.ids:
+        for name in self.cluster.nodes:
             if name != node:
                 for pair in ((name, node), (node, name)):
                     self.cluster.network.begin_cut(pair)
@@ -148,6 +154,11 @@ class Applier:
 
     def _apply(self, fault: Fault) -> None:
         if self.healed:
+            return
+        if fault.kind in CHANGES:
+            self.operator.apply(fault.kind, fault.node)
+            return
+        if fault.node not in self.cluster.nodes:
             return
         node = self.cluster.nodes[fault.node]
         network = self.cluster.network

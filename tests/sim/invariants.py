@@ -17,6 +17,7 @@ from typing import Any
 import msgpack
 
 from tests.sim.cluster import SimCluster
+from tests.sim.members import Changes
 from tests.sim.steadiness import Steadiness
 from tracker_raft.machine import TrackerMachine
 from tracker_raft.raft.engine import REGULAR, Role
@@ -55,6 +56,7 @@ class Watch:
         self.acknowledged: list[Acknowledged] = []
         self.reads: list[tuple[float, int, str]] = []
         """(asked at, index it reflects, what)."""
+        self.changes = Changes(tuple(cluster.ids))
         self.elections = 0
         self.steadiness = Steadiness(cluster)
         self._looked: dict[str, tuple[int, int, int]] = {}
@@ -69,6 +71,8 @@ class Watch:
             engine = node.replica.engine
             if engine.role is Role.LEADER:
                 self._leader(node.node, engine.raftCurrentTerm)
+            if problem := self.changes.look(node, node.replica):
+                raise Violation(problem)
             commit, applied = engine.raftCommitIndex, node.replica.machine.applied
             if self._looked.get(node.node) == (node.runs, commit, applied):
                 continue
@@ -105,6 +109,7 @@ class Watch:
         if command == NO_OP and index in self.committed and self.committed[index][0] == term:
             return  # stands for the entry at the index of a snapshot
         before = self.committed.setdefault(index, (term, command))
+        self.changes.note(index, command)
         if before != (term, command):
             raise Violation(
                 f"{node} committed at index {index} term {term}, {len(command)} bytes; "
@@ -119,6 +124,8 @@ class Watch:
     # -- at the end --------------------------------------------------------------------------------
 
     def check_history(self) -> None:
+        if problem := self.changes.check():
+            raise Violation(problem)
         replies = self._replay()
         for done in self.acknowledged:
             index, position = done.at

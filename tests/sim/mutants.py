@@ -20,13 +20,17 @@ from tracker_raft.machine import TrackerMachine
 from tracker_raft.machine.sessions import SessionTable
 from tracker_raft.raft import filters, records, segments
 from tracker_raft.raft.ballots import Action, Here
+from tracker_raft.raft.configuration import Configuration, Seat
 from tracker_raft.raft.election import Elections
 from tracker_raft.raft.engine import Engine, Member
 from tracker_raft.raft.filters import Message, Situation, Verdict
 from tracker_raft.raft.gate import Gate
 from tracker_raft.raft.journal import SegmentJournal
 from tracker_raft.raft.keeper import SnapshotKeeper
+from tracker_raft.raft.membership import Membership, Roster
 from tracker_raft.raft.reads import ReadBarrier, ReadDone, Reads
+from tracker_raft.raft.reconfiguration import Reconfiguration
+from tracker_raft.raft.roll import Roll
 from tracker_raft.raft.snapshots import Incoming
 
 Patch = Callable[[ExitStack], None]
@@ -202,6 +206,54 @@ def _stock(stack: ExitStack) -> None:
     _no_sync(stack)
 
 
+def _second_change(stack: ExitStack) -> None:
+    """S14: a change of the members begins while the one before is not committed."""
+    stack.enter_context(patch.object(Reconfiguration, "_not_now", lambda *_: None))
+
+
+def _old_members_decide(stack: ExitStack) -> None:
+    """S14: a change of the members is in force when it is committed, not from its append on."""
+    settled = property(lambda self: self._settled.members)
+    stack.enter_context(patch.object(Membership, "in_force", settled))
+    step = Roll.step
+
+    def step_and_change(self: Roll) -> None:
+        before = self.membership.settled
+        step(self)
+        if self.membership.settled is not before:
+            self._changed()
+
+    stack.enter_context(patch.object(Roll, "step", step_and_change))
+
+
+def _kept_when_cut(stack: ExitStack) -> None:
+    """S14: a change that is truncated stays in force."""
+    stack.enter_context(patch.object(Membership, "cut", lambda *_: False))
+
+
+def _snapshot_without_members(stack: ExitStack) -> None:
+    """S14: a snapshot does not say who the members are."""
+    stack.enter_context(patch.object(Membership, "for_snapshot", lambda *_: None))
+
+
+def _learners_vote(stack: ExitStack) -> None:
+    """Who only learns counts like a voter."""
+    everybody = property(lambda self: frozenset(self.in_force.nodes) - {self._node})
+    stack.enter_context(patch.object(Membership, "other_voters", everybody))
+
+
+def _any_directory(stack: ExitStack) -> None:
+    """Whoever comes in the name of a member is let in, whatever directory it has."""
+    stack.enter_context(patch.object(Roster, "judge", lambda *_: None))
+    stack.enter_context(patch.object(Seat, "is_of", lambda *_: True))
+    own = Membership.own
+
+    def any_seat(self: Membership, members: Configuration) -> Seat | None:
+        return members.seat(self._node) or own(self, members)
+
+    stack.enter_context(patch.object(Membership, "own", any_seat))
+
+
 @dataclass(frozen=True, slots=True)
 class Mutant:
     """One mend taken out, and what it takes to show."""
@@ -211,6 +263,8 @@ class Mutant:
     """Bits flip on disks."""
     weights: dict[str, int] | None = None
     """Faults that show it; None: those of the seed."""
+    members: bool = False
+    """Nodes are added and removed meanwhile."""
 
 
 MUTANTS: dict[str, Mutant] = {
@@ -230,6 +284,14 @@ MUTANTS: dict[str, Mutant] = {
         _reads_unconfirmed, weights={"isolate leader": 8, "pause": 4, "cut": 2}
     ),
     "reads before their index is applied": Mutant(_reads_at_once),
+    "a second change before the first is committed (S14)": Mutant(_second_change, members=True),
+    "members change at the commit only (S14)": Mutant(_old_members_decide, members=True),
+    "a truncated change stays in force (S14)": Mutant(
+        _kept_when_cut, weights={"isolate leader": 8, "leader": 4}, members=True
+    ),
+    "a snapshot without its members (S14)": Mutant(_snapshot_without_members, members=True),
+    "learners count as voters": Mutant(_learners_vote, members=True),
+    "any directory in a member's name": Mutant(_any_directory, members=True),
 }
 """By name. That an acknowledgement of another term counts (S2) takes a history of its own:
 :mod:`tests.sim.stale_acknowledgements`."""
@@ -252,7 +314,14 @@ def hunt(mutant: Mutant, seeds: Iterable[int]) -> Outcome | None:
     """The first of the seeds that catches the mutant; None: it gets away."""
     with mutated(mutant):
         for seed in seeds:
-            faults = draw(seed, ids_of(seed), FAULTY_S, flips=mutant.flips, weights=mutant.weights)
+            faults = draw(
+                seed,
+                ids_of(seed),
+                FAULTY_S,
+                flips=mutant.flips,
+                weights=mutant.weights,
+                members=mutant.members,
+            )
             outcome = run(seed, faults, flips=mutant.flips)
             if outcome.violation is not None:
                 return outcome

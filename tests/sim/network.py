@@ -10,12 +10,15 @@ to them is part of the run.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from tests.sim.world import Process, World
 from tracker_raft import wire
+from tracker_raft.raft.configuration import Facts
 from tracker_raft.raft.election import Reconnect
+from tracker_raft.raft.hello import Hello
+from tracker_raft.raft.membership import Refusal, Roster
 from tracker_raft.versions import OLDEST
 
 FRAME_BYTES_MAX = 8 * 1024 * 1024
@@ -30,6 +33,7 @@ class Owner(Protocol):
     def link_up(self, node: str, *, other_run: bool) -> None: ...
     def link_down(self, node: str) -> None: ...
     def link_message(self, node: str, message: Message) -> None: ...
+    def told_removed(self, node: str) -> None: ...
 
 
 @dataclass(eq=False)
@@ -60,7 +64,11 @@ class Network:
     def join(self, links: SimLinks) -> None:
         """A process started: it shows up, and the pairs dial."""
         self.nodes[links.node] = links
-        for other in links.others:
+        links.joined = True
+        self.dial_all(links, links.others)
+
+    def dial_all(self, links: SimLinks, others: list[str]) -> None:
+        for other in others:
             self.world.after(self._pause_s(), None, self._dial, links.node, other)
 
     def leave(self, links: SimLinks) -> None:
@@ -104,12 +112,28 @@ class Network:
         if one.process.paused or two.process.paused or not self.reachable(a, b):
             self.world.after(self._pause_s(), None, self._dial, a, b)
             return
+        if (b not in one.others and a not in two.others) or self._refused(one, two):
+            self.world.after(self._pause_s(), None, self._dial, a, b)
+            return
         connection = Connection((one, two))
         one.live[b] = two.live[a] = connection
         for end, other in ((one, two), (two, one)):
             up_s = self.world.now_s + HANDSHAKE_S + self.latency_s()
             connection.arrives_s[other.node] = up_s  # nothing arrives before the end is up
             self.world.at(up_s, end.process, end.came_up, other, connection)
+
+    def _refused(self, one: SimLinks, two: SimLinks) -> bool:
+        """Whether one of them does not want the other, who is told if it was removed."""
+        refused = False
+        for end, other in ((one, two), (two, one)):
+            refusal = end.judge(other.me)
+            if refusal is not None:
+                refused = True
+                if refusal.removed:
+                    delay_s = self.latency_s()
+                    told = other.owner.told_removed
+                    self.world.after(delay_s, other.process, told, end.node)
+        return refused
 
     def transmit(self, connection: Connection, sender: SimLinks, frame: bytes) -> None:
         receiver = connection.ends[1] if connection.ends[0] is sender else connection.ends[0]
@@ -148,12 +172,22 @@ class SimLinks:
 
     owner: Owner
 
-    def __init__(self, network: Network, process: Process, boot: int, others: list[str]) -> None:
+    def __init__(
+        self, network: Network, process: Process, boot: int, me: Hello, met: dict[str, str]
+    ) -> None:
+        """``met``: births of the founding members met before; outlives the process."""
+        self.me = me
+        self.met = met
+        self.roster: Roster | None = None
+        self.joined = False
+        self.hints: list[str] = []
+        """Whom a node that waits to join was told of."""
+        self._told: dict[str, Hello] = {}
         self.network = network
         self.process = process
         self.node = process.node
         self.boot = boot
-        self.others = others
+        self.others: list[str] = []
         self.live: dict[str, Connection] = {}
         self._up: dict[str, Connection] = {}
         self._boots: dict[str, int] = {}
@@ -165,6 +199,7 @@ class SimLinks:
         if connection.open and self.live.get(other.node) is connection:
             other_run = self._boots.get(other.node, other.boot) != other.boot
             self._boots[other.node] = other.boot
+            self._told[other.node] = other.me
             self._up[other.node] = connection
             self.owner.link_up(other.node, other_run=other_run)
 
@@ -206,6 +241,45 @@ class SimLinks:
 
     def backlog(self, node: str) -> int:
         return 0
+
+    def judge(self, hello: Hello) -> Refusal | None:
+        assert self.roster is not None
+        if (refusal := self.roster.judge(hello)) is not None:
+            return refusal
+        seat = self.roster.in_force.members.seat(hello.node)
+        if seat is None or seat.birth or self.roster.is_ahead(hello):
+            return None
+        known = self.met.setdefault(hello.node, hello.birth)
+        return None if known == hello.birth else Refusal("it lost its memory")
+
+    def admit(self, roster: Roster) -> None:
+        self.roster = roster
+        self.me = replace(
+            self.me,
+            members=roster.in_force.members.voters,
+            index=roster.in_force.index,
+            joining=roster.joining,
+        )
+        before, self.others = self.others, [seat.node for seat in roster.others]
+        if roster.joining:
+            self.others += [node for node in self.hints if node not in self.others]
+        for node, hello in self._told.items():
+            connection = self.live.get(node)
+            if connection is not None and node in self._up and roster.judge(hello) is not None:
+                self._up.pop(node)
+                self.network.break_link(connection, told=self)
+                self.network.world.after(0.0, self.process, self.owner.link_down, node)
+        if self.joined:
+            self.network.dial_all(self, [node for node in self.others if node not in before])
+
+    def sits(self, node: str) -> bool:
+        assert self.roster is not None
+        said = self._told.get(node)
+        return said is not None and self.roster.sits(node, said.birth, self.met.get(node))
+
+    def identity(self, node: str) -> Facts:
+        said = self.me if node == self.node else self._told.get(node)
+        return Facts(self.met.get(node, "")) if said is None else Facts(said.birth)
 
     def drop(self, node: str, reason: str) -> None:
         raise AssertionError(f"{self.node} drops its link with {node}: {reason}")

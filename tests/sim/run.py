@@ -13,6 +13,7 @@ import pysyncobj.syncobj
 from tests.sim.cluster import SimCluster
 from tests.sim.faults import Applier, Fault, draw
 from tests.sim.invariants import Violation, Watch
+from tests.sim.members import Operator
 from tests.sim.workload import SimClient
 from tests.sim.world import World
 from tracker_raft.config import RaftTiming
@@ -38,6 +39,8 @@ class Outcome:
     elections: int = 0
     acknowledged: int = 0
     unknown: int = 0
+    changes: int = 0
+    """Of the members."""
     details: str = field(default="", repr=False)
 
 
@@ -60,12 +63,21 @@ def library_globals() -> Iterator[None]:
         module.monotonicTime, module.random = before
 
 
-def run(seed: int, faults: list[Fault] | None = None, *, flips: bool = False) -> Outcome:
-    """Run ``seed`` with its own faults, or with those given. Never raises for a violation."""
+def run(
+    seed: int,
+    faults: list[Fault] | None = None,
+    *,
+    flips: bool = False,
+    members: bool = False,
+) -> Outcome:
+    """Run ``seed`` with its own faults, or with those given. Never raises for a violation.
+
+    ``members``: nodes are added and removed meanwhile.
+    """
     world = World(seed)
     cluster = SimCluster(world, ids_of(seed), SMALL_BATCHES if seed % 2 else None)
     if faults is None:
-        faults = draw(seed, cluster.ids, FAULTY_S, flips=flips)
+        faults = draw(seed, cluster.ids, FAULTY_S, flips=flips, members=members)
     outcome = Outcome(seed, faults)
     with library_globals():
         watch = Watch(cluster)
@@ -96,7 +108,8 @@ def _play(
     clients = [
         SimClient(cluster, watch, f"c{number}", stop_s=FAULTY_S + 1.0) for number in range(CLIENTS)
     ]
-    applier = Applier(cluster)
+    operator = Operator(cluster, watch.changes)
+    applier = Applier(cluster, operator)
     applier.schedule(faults)
     cluster.start()
     world.run_until(FAULTY_S)
@@ -105,6 +118,9 @@ def _play(
     last = SimClient(cluster, watch, "last", stop_s=end_s)
     world.run_until(end_s, stop=lambda: last.outcomes["ok"] >= 5 or _majority_quarantined(cluster))
     outcome.unknown = sum(client.outcomes["unknown"] for client in clients)
+    outcome.changes = operator.done
+    if operator.problem:
+        raise Violation(operator.problem)
     for node in cluster.nodes.values():
         if node.quarantined and not flips:
             raise Violation(f"{node.node} found damage nobody did: {node.quarantined}")
@@ -116,7 +132,7 @@ def _play(
     if last.outcomes["ok"] < 5:
         raise Violation(f"no progress {HEALING_S} s after everything was healed: {cluster.nodes}")
     last.stop_s = world.now_s
-    _settle(world, cluster)
+    _settle(world, cluster, watch)
     watch.check_history()
 
 
@@ -126,16 +142,20 @@ def _majority_quarantined(cluster: SimCluster) -> bool:
     return out * 2 >= len(cluster.ids)
 
 
-def _settle(world: World, cluster: SimCluster) -> None:
-    """All that run reach the same index with the same state."""
+def _settle(world: World, cluster: SimCluster, watch: Watch) -> None:
+    """All members that run reach the same index with the same state; who was added votes, who was
+    removed stops."""
 
     def equal() -> bool:
-        up = [node.replica for node in cluster.nodes.values() if node.replica is not None]
+        members = [node for node in cluster.nodes.values() if watch.changes.is_member(node)]
+        up = [node.replica for node in members if node.replica is not None]
         states = {(replica.machine.applied, replica.machine.state_hash) for replica in up}
-        return len(states) == 1
+        return len(states) == 1 and not watch.changes.unfinished(cluster)
 
     world.run_until(world.now_s + 5.0, stop=equal)
     if not equal():
+        if problem := watch.changes.unfinished(cluster):
+            raise Violation(f"5 s after the end: {problem}: {cluster.nodes}")
         raise Violation(f"replicas differ 5 s after the end: {cluster.nodes}")
 
 

@@ -71,7 +71,10 @@ class Steadiness:
     def _is_healthy(self, leader: SimNode | None) -> bool:
         if leader is None or not leader.answers or leader.disk.full:
             return False
-        others = [node for node in self._cluster.nodes.values() if node is not leader]
+        if leader.replica is None:
+            return False
+        voters = leader.replica.engine.voters
+        others = [self._cluster.nodes[node] for node in voters]
         with_it = sum(1 for other in others if self._joined(leader, other))
         return 2 * (with_it + 1) > len(others) + 1
 

@@ -16,6 +16,7 @@ from tracker_raft.machine import TrackerMachine
 from tracker_raft.raft.election import Reconnect
 from tracker_raft.raft.journal import SegmentJournal
 from tracker_raft.raft.keeper import SnapshotKeeper
+from tracker_raft.raft.membership import Placed
 from tracker_raft.raft.recovery import recover
 from tracker_raft.raft.seams import Message
 from tracker_raft.raft.segments import Identity
@@ -244,6 +245,9 @@ class Side:
     @property
     def machine(self) -> TrackerMachine:
         return self.driver.machine
+
+    def members_at(self, index: int) -> Placed | None:
+        return None
 
     def install(self, snapshot: Snapshot, machine: TrackerMachine, leader: str) -> None:
         self.installed.append((snapshot, leader))

@@ -33,6 +33,12 @@ class Host:
     def hello(self) -> dict[str, Any]:
         return {}
 
+    def members_index(self) -> int:
+        return 0
+
+    def trackers(self) -> list[str]:
+        return []
+
     def refusal(self) -> bytes | None:
         return REFUSAL if self.busy else None
 

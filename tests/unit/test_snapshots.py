@@ -116,7 +116,7 @@ def test_a_snapshot_of_another_cluster_is_refused() -> None:
         {**HEAD, "index": 1.5},
         {**HEAD, "term": None},
         {name: value for name, value in HEAD.items() if name != "term"},
-        {**HEAD, "padding": bytes(5000)},
+        {**HEAD, "padding": bytes(70_000)},
         {**HEAD, "index": MACHINE.applied + 1},
     ],
     ids=lambda head: str(head)[:60],

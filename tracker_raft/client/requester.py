@@ -234,6 +234,9 @@ class Requester:
 
     def _judge(self, choice: Choice, call: Call, answer: wire.Message) -> Reply | None:
         """The reply, or None when another attempt may do better. Raises what settles the call."""
+        match answer.get("trackers"):
+            case (int(index), tuple(trackers)):  # the members have changed
+                self._learn(trackers, index)
         if "ok" in answer:
             self.rotation.answered(choice)
             return self._reply(choice.address, call, answer)
@@ -343,12 +346,16 @@ class Requester:
     def _met(self, hello: wire.Message) -> None:
         """A tracker introduced itself: learn where the others are."""
         told = hello.get("ok")
-        trackers = told.get("trackers") if isinstance(told, dict) else None
+        if isinstance(told, dict):
+            self._learn(told.get("trackers"), told.get("members", 0))
+
+    def _learn(self, trackers: object, index: object) -> None:
+        """``index``: of the entry that says that these are all, 0 if they are only some."""
         addresses = []
         for text in trackers[:ENDPOINTS_MAX] if isinstance(trackers, tuple) else ():
             with suppress(BadRequest):  # one address we cannot read is no reason to drop the rest
                 addresses.append(Address.parse(str(text)))
-        self.rotation.learn(addresses)
+        self.rotation.learn(addresses, index if type(index) is int else 0)
 
     def _check_usable(self) -> None:
         if self._closed.is_set():

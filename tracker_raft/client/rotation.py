@@ -9,6 +9,7 @@ Rules
 * When no endpoint may be asked, the one whose breaker lets through soonest is asked all the same:
   a breaker saves time when there is a choice and must not cost any when there is none. A rest
   that a tracker asked for is kept, for it is alive and knows.
+* Endpoints of nodes that were removed are forgotten, or asked last if they were given.
 * Endpoints told by a tracker are learned, up to :data:`ENDPOINTS_MAX` with those given; given ones
   are never dropped, learned ones give way to newer ones.
 """
@@ -33,6 +34,8 @@ class _Endpoint:
     address: Address
     given: bool
     breaker: Breaker
+    gone: bool = False
+    """It is no member any more, as far as the members say: asked when no other answers."""
     rest_until: float = -math.inf
     """Not to be asked before this time: it said so itself."""
 
@@ -61,6 +64,8 @@ class Rotation:
         random.shuffle(self._ring)
         self._current = self._ring[0]
         self._answered = False
+        self._index = 0
+        """Of the newest entry that says who all the members are."""
 
     @property
     def in_use(self) -> Address | None:
@@ -83,6 +88,7 @@ class Rotation:
         with self._lock:
             at = self._ring.index(self._current)
             order = [e for e in self._ring[at:] + self._ring[:at] if e.address not in tried]
+            order.sort(key=lambda endpoint: endpoint.gone)
             awake = [e for e in order if e.rest_until <= now]
             for endpoint in awake:
                 if endpoint.breaker.admits(now):
@@ -124,9 +130,18 @@ class Rotation:
             if endpoint := self._find(choice.address):
                 endpoint.breaker.abandoned(choice.probe)
 
-    def learn(self, addresses: Collection[Address]) -> None:
-        """Add endpoints that a tracker told; in a full ring they replace learned ones not told."""
+    def learn(self, addresses: Collection[Address], index: int = 0) -> None:
+        """Add endpoints that a tracker told; in a full ring they replace learned ones not told.
+
+        ``index``: of the entry of the log that says that these are all, 0 if they are only some.
+        Of two such lists the newer one counts; others than those in it are *gone*.
+        """
         with self._lock:
+            if index < self._index:
+                return
+            self._index = index
+            if index and addresses:
+                self._leave_out(addresses)
             known = {endpoint.address for endpoint in self._ring}
             for address in dict.fromkeys(addresses):
                 if address in known or not self._make_room(addresses):
@@ -166,6 +181,15 @@ class Rotation:
             at = self._ring.index(endpoint)
             self._current = self._ring[(at + 1) % len(self._ring)]
             self._answered = False
+
+    def _leave_out(self, told: Collection[Address]) -> None:
+        """Forget the learned endpoints that are gone; a given one may have another name for a
+        member, and is kept for when nothing else is left."""
+        for endpoint in list(self._ring):
+            endpoint.gone = endpoint.address not in told
+            if endpoint.gone and not endpoint.given:
+                self._move_on(endpoint)
+                self._ring.remove(endpoint)
 
     def _make_room(self, told: Collection[Address]) -> bool:
         if len(self._ring) < ENDPOINTS_MAX:

@@ -34,6 +34,7 @@ from tracker_raft import commands
 from tracker_raft.client import leadership
 from tracker_raft.client.call import Reply
 from tracker_raft.client.deadline import Clock, Deadline
+from tracker_raft.client.membership import MemberCalls
 from tracker_raft.client.requester import Requester
 from tracker_raft.client.results import Page, Published, Swarm
 from tracker_raft.client.watch import Watch
@@ -48,7 +49,7 @@ T = TypeVar("T")
 FileList = list[FileRecord]  # inside the class, ``list`` is a method
 
 
-class TrackerClient:
+class TrackerClient(MemberCalls):
     """A client of a tracker cluster. Use it as a context manager, or call :meth:`close`.
 
     ``trackers``: one or more addresses, as ``"host:port"`` or :class:`Address`; one live one is

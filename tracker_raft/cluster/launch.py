@@ -96,8 +96,12 @@ class Crew:
         command = [*self.launch.command, "--id", place.node]
         command += ["--data-dir", str(self.data_dir / place.node)]
         command += ["--listen", str(place.endpoint), "--raft-listen", str(place.raft)]
+        if place.joined:  # what it knows of the others is in its log, or told by them
+            others = [str(one.endpoint) for one in self.layout.nodes if one is not place]
+            command += ["--join", ",".join(others or [str(place.endpoint)])]
         for member in self.layout.nodes:
-            command += ["--member", f"{member.node}={member.raft}"]
+            if member is place or not (place.joined or member.joined):
+                command += ["--member", f"{member.node}={member.raft}"]
         command += ["--cluster", self.layout.cluster, "--log-level", self.launch.log_level]
         if self.launch.log_format != "text":  # a command in its place need not know the option
             command += ["--log-format", self.launch.log_format]
@@ -163,6 +167,8 @@ def bring_up(
 
     Promises and errors are those of :meth:`tracker_raft.cluster.Cluster.up`.
     """
+    if Layout.load(directory) is None:
+        check_nodes(nodes)
     made = require_directory(directory)
     try:
         with locked(directory, 0):

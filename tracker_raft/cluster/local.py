@@ -16,14 +16,14 @@ from __future__ import annotations
 import signal
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from tracker_raft.client import TrackerClient
-from tracker_raft.cluster import ports, status
+from tracker_raft.cluster import growth, ports, status
 from tracker_raft.cluster.launch import (
     NODE_COMMAND,
     POLL_S,
@@ -36,11 +36,13 @@ from tracker_raft.cluster.launch import (
 )
 from tracker_raft.cluster.state import Layout, NodePlace
 from tracker_raft.cluster.status import NodeReport, leader_of
-from tracker_raft.errors import BadRequest, LocalError, NotFound
+from tracker_raft.errors import BadRequest, LocalError, NotFound, P2PError
 
 STOP_GRACE_S = 10.0
 RESTART_TIMEOUT_S = 30.0
 LOCK_TIMEOUT_S = 2.0
+CHANGE_S = 60.0
+"""For a change of the members, catching up included."""
 
 
 class Cluster:
@@ -59,7 +61,6 @@ class Cluster:
         self._processes = crew.processes
         self._temporary = temporary
         self.data_dir = crew.data_dir
-        self.layout = crew.layout
 
     # -- making one -------------------------------------------------------------------------------
 
@@ -90,7 +91,8 @@ class Cluster:
         holds, :class:`LocalError` when ports, directory or processes stand in the way. After an
         error nothing runs, and what was not there before is gone again.
         """
-        check_nodes(nodes)
+        if data_dir is None:
+            check_nodes(nodes)
         launch = Launch(not detach, log_level, log_format, command)
         until = time.monotonic() + timeout_s
         if data_dir is not None:
@@ -122,6 +124,15 @@ class Cluster:
         return cls(Crew(directory, layout, as_before(directory)))
 
     # -- what it is -------------------------------------------------------------------------------
+
+    @property
+    def layout(self) -> Layout:
+        """Its description, as of the last :meth:`refresh`."""
+        return self._crew.layout
+
+    def refresh(self) -> None:
+        """Take notice of nodes that another process has added or removed meanwhile."""
+        growth.reload(self._crew)
 
     @property
     def endpoints(self) -> list[str]:
@@ -199,6 +210,52 @@ class Cluster:
         """
         with TrackerClient(self.endpoints) as client:
             return client.transfer_leadership(to)
+
+    def add_node(
+        self,
+        node: str | None = None,
+        *,
+        timeout_s: float = CHANGE_S,
+        progress: Callable[[str], None] = lambda text: None,
+    ) -> str:
+        """Start one more node, of this id or the next free one, and return its id once it votes.
+
+        Raises :class:`BadRequest` or :class:`LocalError`, and what :meth:`TrackerClient.add_node`
+        does; the same call with the id goes on.
+        """
+        return growth.add(self._crew, node, timeout_s, progress)
+
+    def remove_node(
+        self,
+        node: str,
+        *,
+        timeout_s: float = CHANGE_S,
+        progress: Callable[[str], None] = lambda text: None,
+    ) -> None:
+        """Make ``node`` no member any more; returns when it has stopped. Its data stays.
+
+        Raises what :meth:`TrackerClient.remove_node` does.
+        """
+        growth.remove(self._crew, node, timeout_s, progress)
+
+    def replace_node(
+        self,
+        node: str,
+        new: str | None = None,
+        *,
+        timeout_s: float = CHANGE_S,
+        progress: Callable[[str], None] = lambda text: None,
+    ) -> str:
+        """Add a node as :meth:`add_node`, and then remove ``node``; the id of the new one."""
+        until = time.monotonic() + timeout_s
+        self._place(node)
+        added = growth.add(self._crew, new, timeout_s, progress)
+        try:
+            growth.remove(self._crew, node, max(1.0, until - time.monotonic()), progress)
+        except P2PError as error:
+            text = f"{added} was added and votes; {node} is not known to be removed"
+            raise type(error)(f"{text}: {error.message}. 'remove-node {node}' goes on") from error
+        return added
 
     # -- faults and their ends --------------------------------------------------------------------
 

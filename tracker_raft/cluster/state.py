@@ -70,6 +70,8 @@ class NodePlace:
     node: str
     endpoint: Address
     raft: Address
+    joined: bool = False
+    """It was added to a cluster that ran."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +100,7 @@ class Layout:
             "created": self.created,
             "nodes": [
                 {"id": place.node, "endpoint": str(place.endpoint), "raft": str(place.raft)}
+                | ({"joined": True} if place.joined else {})
                 for place in self.nodes
             ],
         }
@@ -117,7 +120,10 @@ class Layout:
         try:
             nodes = tuple(
                 NodePlace(
-                    str(row["id"]), Address.parse(row["endpoint"]), Address.parse(row["raft"])
+                    str(row["id"]),
+                    Address.parse(row["endpoint"]),
+                    Address.parse(row["raft"]),
+                    row.get("joined") is True,
                 )
                 for row in value["nodes"]
             )

@@ -252,9 +252,23 @@ class Event:
 
     kind: str
     """``leader_elected``, ``leader_lost``, ``node_lost``, ``node_back``, ``node_paused`` or
-    ``node_silent``."""
+    ``node_silent``, ``node_added``, ``node_removed``."""
     node: str
     text: str
+
+
+def changed_nodes(before: Sequence[NodeReport], after: Sequence[NodeReport]) -> list[Event]:
+    """Which nodes were added to the cluster's description, and which were taken out of it."""
+    was, now = {report.node for report in before}, {report.node for report in after}
+    added = [Event("node_added", node, f"{node} was added") for node in sorted(now - was)]
+    gone = [Event("node_removed", node, f"{node} was removed") for node in sorted(was - now)]
+    return added + gone
+
+
+def same_nodes(before: Sequence[NodeReport], after: Sequence[NodeReport]) -> list[NodeReport]:
+    """What was seen before of the nodes that are there now; of a new one, what is seen now."""
+    known = {report.node: report for report in before}
+    return [known.get(report.node, report) for report in after]
 
 
 def events(before: Sequence[NodeReport], after: Sequence[NodeReport]) -> list[Event]:

@@ -33,6 +33,10 @@ class Supervisor:
         """All of them run."""
         self._nodes = {node: _Watched(now_s) for node in nodes}
 
+    def watch(self, nodes: Sequence[str], now_s: float) -> None:
+        """These are the nodes now; a new one runs."""
+        self._nodes = {node: self._nodes.get(node, _Watched(now_s)) for node in nodes}
+
     def look(self, alive: Collection[str], now_s: float) -> tuple[list[str], list[str]]:
         """(nodes to be started now, nodes given up just now). Who is in the first list counts as
         started; if that fails it is not among ``alive`` at the next look."""

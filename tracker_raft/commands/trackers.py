@@ -13,7 +13,7 @@ from tracker_raft.commands.fields import (
     check_text,
 )
 from tracker_raft.commands.operation import Operation
-from tracker_raft.config import NODE_ID
+from tracker_raft.config import NODE_ID, Address
 from tracker_raft.errors import BadRequest
 
 
@@ -43,6 +43,44 @@ class TransferLeadership(Operation):
     def __post_init__(self) -> None:
         if self.to is not None and not NODE_ID.fullmatch(check_text("to", self.to, 63)):
             raise BadRequest(f"to is {self.to!r}, expected a node id")
+
+
+@dataclass(frozen=True, slots=True)
+class AddNode(Operation):
+    """To the leader: let a node that waits to join (``node --join``) learn, and vote once it has
+    caught up. Reply: ``{"node", "incarnation", "index"}`` once that is logged, also when it was
+    before. ``birth``, ``raft`` and ``endpoint`` are what the node's ``status`` says."""
+
+    op: ClassVar[str] = "add_node"
+    node: str
+    birth: str
+    raft: str
+    endpoint: str
+
+    def __post_init__(self) -> None:
+        _check_node(self.node)
+        if not check_text("birth", self.birth, 64):
+            raise BadRequest("birth is empty; the node's status says it")
+        for text in (self.raft, self.endpoint):
+            Address.parse(text)
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveNode(Operation):
+    """To the leader: make ``node`` no member any more. Reply: ``{"node", "incarnation", "index"}``
+    once that is committed, also when it was before. A leader that is to remove itself hands over
+    and answers ``no_leader``: ask the new one."""
+
+    op: ClassVar[str] = "remove_node"
+    node: str
+
+    def __post_init__(self) -> None:
+        _check_node(self.node)
+
+
+def _check_node(node: str) -> None:
+    if not NODE_ID.fullmatch(check_text("node", node, 63)):
+        raise BadRequest(f"node is {node!r}, expected a node id")
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,8 +20,14 @@ class Agreement:
     def __init__(self, node: str, members: int) -> None:
         self._node = node
         self._members = members
+        self._voters: frozenset[str] | None = None
+        """Whose word counts; None: everybody's."""
         self._checks: dict[int, dict[str, str]] = {}
         self._told = 0
+
+    def members_are(self, voters: frozenset[str]) -> None:
+        """These decide from now on, this node among them or not."""
+        self._members, self._voters = max(1, len(voters)), voters
 
     def applied(self, index: int, state_hash: str) -> str | None:
         """This replica has that hash at ``index``. Returns why it must stop, or None."""
@@ -36,7 +42,10 @@ class Agreement:
         own = said.get(self._node)
         if own is None:
             return None
-        common, votes = Counter(said.values()).most_common(1)[0]
+        counted = [h for n, h in said.items() if self._voters is None or n in self._voters]
+        if not counted:
+            return None
+        common, votes = Counter(counted).most_common(1)[0]
         if votes > self._members / 2 and common != own:
             return (
                 f"state hash {own[:16]} at entry {index}, but {votes} of {self._members} members "

@@ -131,6 +131,10 @@ class Elections:
     def __init__(self, node: str, members: int, stagger_s: float, here: Here) -> None:
         self._node = node
         self._members = members
+        self._voters: frozenset[str] | None = None
+        """The others that decide; None: whoever is linked."""
+        self._votes = True
+        """This node is a voter, so it may stand."""
         self._stagger_s = stagger_s
         self._heard_s = here.now_s
         """When the leader was heard last; at the start, as if it had been just now."""
@@ -159,6 +163,13 @@ class Elections:
         self._answers: list[Action] = []
 
     # -- facts -------------------------------------------------------------------------------------
+
+    def members_are(self, voters: frozenset[str], *, votes: bool) -> None:
+        """These others decide from now on, and this node if it ``votes``. One that does not never
+        stands; it grants votes like any other: who asks may know more of the members."""
+        self._members, self._voters, self._votes = len(voters) + votes, voters, votes
+        if not votes:
+            self._round, self._forced, self._told = None, False, False
 
     def heard(self, here: Here) -> None:
         """The leader this node follows said something."""
@@ -264,6 +275,8 @@ class Elections:
         if here.leads:
             return math.inf
         due_s = self._due_s if self._round is None else self._round.until_s
+        if not self._votes:
+            due_s = math.inf
         if self._held:
             if self.believes(here):
                 due_s = min(due_s, max(self._ends_s(here), self._grace_until_s))
@@ -280,10 +293,10 @@ class Elections:
         forced, self._forced, self._told = self._forced or self._told, False, False
         if observe:
             actions.append(Observe(observe))
-        if forced and (observe or not here.leads):
+        if forced and self._votes and (observe or not here.leads):
             return [*actions, Stand(forced=True)]
         self._judge_held(here, actions)
-        if not here.leads:
+        if not here.leads and self._votes:
             self._consider(here, actions)
         return actions
 
@@ -329,7 +342,10 @@ class Elections:
     def _consider(self, here: Here, actions: list[Action]) -> None:
         """Ask for pre-votes, or stand when a majority would vote for this node."""
         if self._round is not None:
-            if len(self._round.granted) + 1 > self._members / 2:
+            granted = self._round.granted
+            if self._voters is not None:
+                granted = granted & self._voters
+            if len(granted) + 1 > self._members / 2:
                 self._round = None
                 actions.append(Stand(forced=False))
             elif here.now_s >= self._round.until_s:
@@ -358,9 +374,12 @@ class Elections:
 
     def _wait_s(self, other: str | None, here: Here) -> float:
         """Seconds before this node stands, ``other`` being one that cannot win."""
-        place = rank(self._node, here.linked, other)
+        linked = here.linked
+        if self._voters is not None:
+            linked = tuple(node for node in linked if node in self._voters)
+        place = rank(self._node, linked, other)
         if here.catching_up:
-            place += len(here.linked) + 1
+            place += len(linked) + 1
         return place * self._stagger_s
 
     def _favour(self, node: str, here: Here) -> None:

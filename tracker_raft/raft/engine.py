@@ -26,10 +26,16 @@ from pysyncobj.node import Node
 from pysyncobj.transport import Transport
 
 from tracker_raft.config import RaftTiming
+from tracker_raft.errors import Unsupported
+from tracker_raft.raft import configuration
 from tracker_raft.raft.filters import Message
 from tracker_raft.raft.journal import SegmentJournal
 
 REGULAR, NO_OP = 0, 1
+MEMBERS = configuration.KIND[0]
+INERT = frozenset({NO_OP, 2, 3, MEMBERS})
+"""Kinds that only move their index on: the library's own, and members, which are in force from
+their append on."""
 APPLY_BYTES_MAX = 64 * 1024
 """Commands applied in one tick: about 10 ms of work for the state machine."""
 ENTRY_BYTES_LEAST = 64
@@ -47,6 +53,15 @@ class Member(Node):  # type: ignore[misc]  # the library is untyped
 
     def __hash__(self) -> int:
         return self._hash
+
+
+class Nodes(dict[str, Member]):
+    """The others by id; one that is asked for is there. The library keeps its tables by these
+    objects, so there is one for each id."""
+
+    def __missing__(self, node: str) -> Member:
+        member = self[node] = Member(node)
+        return member
 
 
 class Role(Enum):
@@ -146,10 +161,14 @@ class Engine(SyncObj):  # type: ignore[misc]  # the library is untyped
             )
         finally:
             pysyncobj.syncobj.createJournal = create
-        others_by_id = sorted(self._SyncObj__otherNodes, key=lambda node: str(node.id))
-        self.members: dict[str, Member] = {str(node.id): node for node in others_by_id}
-        """The others, by id: the very objects that the library's tables are kept by, which are
-        found there without being compared."""
+        self.nodes = Nodes({str(node.id): node for node in self.otherNodes})
+        """Whoever was ever linked or a member: the very objects that the library's tables are kept
+        by, which are found there without being compared."""
+        self.voters: dict[str, Member] = {}
+        """The other members that vote, by id in order."""
+        self.members: dict[str, Member] = {}
+        """The same, and those that learn."""
+        self.members_are(others, ())
         self._poller = _NoPoller()
         self._lags = lags
         self._SyncObj__serializer = _Laggards(self._follower_lags)
@@ -161,9 +180,12 @@ class Engine(SyncObj):  # type: ignore[misc]  # the library is untyped
         """Hand a regular command to the applier; every other kind only moves its index on.
 
         The library's own version commands and membership commands are never proposed here and
-        would be unpickled there, so they are as inert as a no-op.
+        would be unpickled there, so they are as inert as a no-op. A kind that a newer version
+        wrote stops the node: passing over it would be divergence.
         """
         index = self.raftLastApplied + 1
+        if command[0] != REGULAR and command[0] not in INERT:
+            raise Unsupported(f"entry {index} is of kind {command[0]}: a newer version wrote it")
         return self._applier(index, command[1:] if command[0] == REGULAR else None)
 
     def _SyncObj__applyLogEntries(self) -> Any:
@@ -212,6 +234,39 @@ class Engine(SyncObj):  # type: ignore[misc]  # the library is untyped
     def _SyncObj__generateRaftTimeout(self) -> float:
         """The library never stands by itself (:mod:`election` decides)."""
         return NEVER_S
+
+    # -- the members -----------------------------------------------------------------------------
+
+    def members_are(self, voters: Collection[str], learners: Collection[str]) -> None:
+        """From now on these others decide, and those are sent the log beside them.
+
+        The library's own word for one that is sent the log and counts for nothing is "read-only".
+        Called when the entry that says so enters the log, or leaves it.
+        """
+        self.voters.clear()
+        self.voters.update((node, self.nodes[node]) for node in sorted(voters))
+        before = dict(self.members)
+        self.members.clear()
+        self.members.update((node, self.nodes[node]) for node in sorted({*voters, *learners}))
+        self._SyncObj__otherNodes = set(self.voters.values())
+        self._SyncObj__readonlyNodes = {self.nodes[node] for node in learners}
+        for node in self.members.keys() - before.keys():
+            member = self.members[node]
+            self._SyncObj__raftNextIndex[member] = self._log.last_index + 1
+            self._SyncObj__raftMatchIndex[member] = 0
+            self._SyncObj__lastResponseTime[member] = pysyncobj.syncobj.monotonicTime()
+        for node in before.keys() - self.members.keys():
+            self._SyncObj__raftNextIndex.pop(before[node], None)
+            self._SyncObj__raftMatchIndex.pop(before[node], None)
+            self._SyncObj__lastResponseTime.pop(before[node], None)
+
+    def enter_members(self, command: bytes, callback: Callable[[Any, int], None]) -> int:
+        """As the leader: an entry of members stands in the log when this returns its index, and is
+        in force. ``callback`` as for :meth:`propose`; it may never come when another one leads."""
+        index, term = self._log.last_index + 1, self.raftCurrentTerm
+        self._SyncObj__commandsWaitingCommit[index].append((term, callback))
+        self._log.add(command, index, term)
+        return index
 
     # -- what the replica asks -------------------------------------------------------------------
 
@@ -345,6 +400,8 @@ class Engine(SyncObj):  # type: ignore[misc]  # the library is untyped
         ahead = None
         if message["type"] == "next_node_idx" and not message["reset"]:
             ahead = self._SyncObj__raftNextIndex.get(node)
+        if message["type"] == "next_node_idx" and str(node.id) not in self.members:
+            return  # of one that is no member any more: the library has no place for it
         self._SyncObj__onMessageReceived(node, message)
         if ahead is not None and node in self._SyncObj__raftNextIndex:
             now = self._SyncObj__raftNextIndex[node]

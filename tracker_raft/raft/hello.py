@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from tracker_raft.config import PROTOCOL_VERSION
 from tracker_raft.errors import BadRequest, Unsupported
-from tracker_raft.raft.seams import Message
+from tracker_raft.raft.filters import Message
 from tracker_raft.versions import NEWEST, OLDEST, SOFTWARE
 
 
@@ -21,13 +21,19 @@ class Hello:
     birth: str
     """Of its directory (:mod:`memory`)."""
     members: tuple[str, ...]
-    """Ids of all voters as the node was told, in order."""
+    """Ids of all voters as the node knows them, in order."""
     probe: bool = False
     """The dialler only asks which run answers, and hangs up."""
     software: str = SOFTWARE
     """The release it runs; empty when it did not say: a release before 0.2.0."""
     newest: int = NEWEST
     """The newest cluster version that it supports."""
+    index: int = 0
+    """Of the entry that says who the members are; 0: the settings do."""
+    joining: bool = False
+    """The node waits to be made a member."""
+    raft: str = ""
+    """Where the node is reached by the others, as it says itself."""
 
     def to_wire(self, cluster: str) -> Message:
         return {
@@ -42,6 +48,9 @@ class Hello:
             "probe": self.probe,
             "software": self.software,
             "versions": (OLDEST, self.newest),
+            "index": self.index,
+            "joining": self.joining,
+            "raft": self.raft,
         }
 
     @classmethod
@@ -70,8 +79,18 @@ class Hello:
             case _:
                 raise BadRequest(f"hello with cluster versions {versions!r}")
         node, boot, endpoint, birth = map(str, texts)
-        probe = message.get("probe") is True
-        return cls(node, boot, endpoint, birth, members, probe, software, newest)
+        index, raft = message.get("index", 0), message.get("raft", "")  # an older version says none
+        if type(index) is not int or type(raft) is not str or len(raft) > 300:
+            raise BadRequest("hello with a bad index or raft address")
+        probe, joining = message.get("probe") is True, message.get("joining") is True
+        return cls(
+            *(node, boot, endpoint, birth, members, probe),
+            software=software,
+            newest=newest,
+            index=index,
+            joining=joining,
+            raft=raft,
+        )
 
 
 def client_refused(me: Hello) -> Message:

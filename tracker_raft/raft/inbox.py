@@ -19,11 +19,14 @@ from tracker_raft.raft.gate import Gate
 from tracker_raft.raft.journal import SegmentJournal
 from tracker_raft.raft.keeper import SnapshotKeeper
 from tracker_raft.raft.outbox import Outbox
+from tracker_raft.raft.roll import Roll
 from tracker_raft.raft.seams import Lines, Message
 from tracker_raft.raft.watch import LeaderWatch
 
 log = logging.getLogger("tracker_raft.replica")
 
+COUNTED = ("next_node_idx", "response_vote", "pre_voted", "probed", "alive", "state")
+"""What a member says that is counted: nobody else's word is."""
 HASH_CHARS = 64
 """Of a state hash."""
 
@@ -49,6 +52,7 @@ class Inbox:
         keeper: SnapshotKeeper,
         colleagues: Colleagues,
         agreement: Agreement,
+        roll: Roll,
     ) -> None:
         self._members = members
         self._engine = engine
@@ -61,11 +65,15 @@ class Inbox:
         self._keeper = keeper
         self._colleagues = colleagues
         self._agreement = agreement
+        self._roll = roll
+        self._takers = watch, keeper, roll
         self._votes: tuple[int, set[str]] = 0, set()
         """Who voted for this node, and in which term: the library counts whatever comes."""
 
     def received(self, node: str, message: Message) -> None:
         """One message of a member."""
+        if message.get("type") in COUNTED and not self._lines.sits(node):
+            return
         if filters.is_raft(message):
             self.raft(node, message)
         else:
@@ -98,6 +106,8 @@ class Inbox:
                     deliver = None
                 else:
                     deliver = self._flights.current(node, deliver)
+            case "request_vote" if not self._roll.membership.may_stand(node):
+                deliver = None
             case "request_vote":
                 self._watch.vote_asked(node, message)
                 deliver = None
@@ -132,6 +142,8 @@ class Inbox:
             self._lines.send(node, answer)
 
     def _is_new_vote(self, node: str, term: int) -> bool:
+        if node not in self._engine.voters:
+            return False
         if term != self._engine.raftCurrentTerm:
             return False  # nor must it make this node forget who voted in its own term
         if self._votes[0] != term:
@@ -144,7 +156,9 @@ class Inbox:
         try:
             if kind == "state":
                 self._compare(node, message["index"], message["hash"])
-            elif not (self._watch.received(node, message) or self._keeper.received(node, message)):
+            elif kind == "pre_vote" and not self._roll.membership.may_stand(node):
+                log.info("%s asks for votes and is no member", node)
+            elif not any(one.received(node, message) for one in self._takers):
                 self._colleagues.received(node, message)
         except (BadRequest, KeyError, TypeError, ValueError) as error:
             self._lines.drop(node, f"malformed {kind!r}: {error!r}")

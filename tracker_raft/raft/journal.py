@@ -74,6 +74,10 @@ class SegmentJournal(Journal):  # type: ignore[misc]  # the library is untyped
         self._cuts: deque[tuple[int, int]] = deque()
         """(position, index the log was cut back to) of every truncation not durable yet."""
         self._failed: OSError | None = None
+        self.added: Callable[[LogEntry], None] = lambda entry: None
+        """Called when an entry has been added at the end of the log."""
+        self.cut: Callable[[int], None] = lambda index: None
+        """Called when the log was truncated from ``index`` on."""
         try:
             self._files.recover(self._replay)
         except OSError as error:
@@ -249,6 +253,7 @@ class SegmentJournal(Journal):  # type: ignore[misc]  # the library is untyped
             )
         self._append((command, idx, term))
         self._add(body)
+        self.added((command, idx, term))
 
     def clear(self) -> None:
         if self._entries:
@@ -259,6 +264,7 @@ class SegmentJournal(Journal):  # type: ignore[misc]  # the library is untyped
             index = self._entries[entryFrom][1]
             self._drop_from(index)
             self._add(records.truncate(index))
+            self.cut(index)
 
     def deleteEntriesTo(self, entryTo: int) -> None:
         raise LocalError("the library does not compact this journal: see forget_before")

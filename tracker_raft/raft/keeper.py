@@ -31,6 +31,7 @@ from tracker_raft.machine import TrackerMachine
 from tracker_raft.machine.snapshot_cursor import SnapshotCursor
 from tracker_raft.raft import snapshots
 from tracker_raft.raft.journal import SegmentJournal
+from tracker_raft.raft.membership import Placed
 from tracker_raft.raft.seams import Lines, Message, Scheduler
 from tracker_raft.raft.snapshots import HASH_BYTES, NAME, NAME_COMING, NAME_MAKING, Snapshot
 from tracker_raft.raft.storage import Done, Storage, Writer
@@ -45,6 +46,7 @@ class Host(Protocol):
     def machine(self) -> TrackerMachine: ...
     @property
     def term(self) -> int: ...
+    def members_at(self, index: int) -> Placed | None: ...
 
     def install(self, snapshot: Snapshot, machine: TrackerMachine, leader: str) -> None:
         """Replace log and state by a snapshot that is durable here."""
@@ -173,7 +175,8 @@ class SnapshotKeeper:
         self._bytes_at_last = self._journal.bytes_added
         self._making = making = _Making(machine.begin_snapshot(), term)
         self._clear(NAME_MAKING)
-        self._write(making, snapshots.head(self._cluster, machine.applied, term))
+        members = self._host.members_at(machine.applied)
+        self._write(making, snapshots.head(self._cluster, machine.applied, term, members))
 
     def _due(self, machine: TrackerMachine) -> bool:
         if self._wanted:

@@ -24,8 +24,10 @@ from typing import Any, Protocol
 from tracker_raft import sockets, wire
 from tracker_raft.config import Address, NodeConfig
 from tracker_raft.errors import BadRequest, LocalError, P2PError
+from tracker_raft.raft.configuration import Facts
 from tracker_raft.raft.election import Reconnect
 from tracker_raft.raft.hello import Hello, client_refused
+from tracker_raft.raft.membership import Membership, Refusal, Roster
 from tracker_raft.raft.memory import KnownMembers
 
 log = logging.getLogger("tracker_raft.links")
@@ -52,6 +54,7 @@ class LinkOwner(Protocol):
     def link_up(self, node: str, *, other_run: bool) -> None: ...
     def link_down(self, node: str) -> None: ...
     def link_message(self, node: str, message: Message) -> None: ...
+    def told_removed(self, node: str) -> None: ...
 
 
 class Link(asyncio.Protocol):
@@ -90,7 +93,7 @@ class Link(asyncio.Protocol):
             for message in self._decoder.feed(data):
                 routine = routine and message.get("type") in ROUTINE
                 if message.get("type") == "refused":
-                    self._refused(str(message.get("reason"))[:REASON_MAX])
+                    self._refused(message)
                 elif self.hello is None:
                     if "op" in message and self.expected is None:
                         self.send(client_refused(self.links.me))
@@ -116,10 +119,7 @@ class Link(asyncio.Protocol):
     def _greeted(self, hello: Hello) -> None:
         if self.expected is not None and hello.node != self.expected:
             raise BadRequest(f"node {hello.node!r} answered, expected {self.expected!r}")
-        if hello.node not in self.links.others:
-            raise BadRequest(f"node {hello.node!r} is not a member")
-        if not hello.probe:
-            self._check(hello)
+        self._check(hello)
         self.hello = hello
         if self.expected is None:
             self._say_hello()
@@ -134,18 +134,24 @@ class Link(asyncio.Protocol):
 
     def _check(self, hello: Hello) -> None:
         """Refuse a member that is not the one we know, and tell it why."""
-        try:
-            self.links.check(hello)
-        except BadRequest as error:
-            self.send({"type": "refused", "reason": str(error)})
+        if hello.node == self.links.config.node:
+            raise BadRequest("this very node says hello")
+        refusal = self.links.judge(hello)
+        if refusal is None or (hello.probe and not refusal.removed):
+            if refusal is not None and hello.node not in self.links.others:
+                raise BadRequest(refusal.reason)
+            return
+        if refusal.removed or hello.joining or hello.node in self.links.others:
+            self.send(refusal.to_wire(hello.birth))
             self.flush()
-            self.links.note_refusal(hello.node, str(error))
-            raise
+        if hello.node in self.links.others:
+            self.links.note_refusal(hello.node, refusal.reason)
+        raise BadRequest(refusal.reason)
 
-    def _refused(self, reason: str) -> None:
+    def _refused(self, message: Message) -> None:
         node = self.hello.node if self.hello is not None else self.expected
         if node is not None:
-            self.links.note_refusal(node, f"{node} refuses this node: {reason}")
+            self.links.refused_by(node, message)
         raise BadRequest("refused")
 
     def send(self, message: Message) -> None:
@@ -190,12 +196,22 @@ class Links:
 
     def __init__(self, config: NodeConfig, boot: str, birth: str, known: KnownMembers) -> None:
         self.config = config
-        members = tuple(sorted(member.node for member in config.members))
-        self.me = Hello(config.node, boot, str(config.client_advertised), birth, members)
+        membership = Membership(config, birth)
+        me = Hello(config.node, boot, str(config.client_advertised), birth, ())
+        own = next(member for member in config.members if member.node == config.node)
+        self.me = replace(membership.hello(me), raft=str(own.raft))
+        self.roster = membership.roster()
+        self._settings = {one.node: one.raft for one in config.members if one is not own}
         self.refused: dict[str, str] = {}
         """Why a member does not link with this one, in its words or in ours, until it does."""
         self._known = known
-        self.others = {m.node: m.raft for m in config.members if m.node != config.node}
+        self.others = dict.fromkeys(self._settings)
+        """Ids of those this node links with, as far as it knows them."""
+        self._told: dict[str, Hello] = {}
+        """What each node said of itself last."""
+        self._sitting: set[str] = set()
+        self._dialling: dict[str, asyncio.Task[None]] = {}
+        self._started = False
         self.loop = asyncio.get_running_loop()
         self.endpoints: dict[str, str] = {config.node: str(config.client_advertised)}
         """Client address of each member, as far as it ever said hello."""
@@ -218,13 +234,26 @@ class Links:
             raise LocalError(
                 f"cannot listen on raft address {bind}: {error.strerror or error}"
             ) from error
-        for node, address in self.others.items():
-            if node < self.config.node:
-                self._wanted[node] = asyncio.Event()
-                self._run(self._keep_dialling(node, address))
-            else:  # it dials this one: let it know that this one runs, so that it dials now
-                self.reconnect(node, lambda reconnect: None)
+        self._started = True
+        self._keep_all_dialled()
+        self._show_up()
         self._run(self._keep_alive())
+
+    def _keep_all_dialled(self) -> None:
+        """Of each pair the one with the greater id dials."""
+        wanted = {node for node in self.others if node < self.config.node}
+        for node in wanted - self._dialling.keys():
+            self._wanted[node] = asyncio.Event()
+            self._dialling[node] = self._run(self._keep_dialling(node))
+        for node in self._dialling.keys() - wanted:
+            self._dialling.pop(node).cancel()
+            self._wanted.pop(node)
+
+    def _show_up(self) -> None:
+        """Who dials this one and is not linked is to know that it runs, so that it dials now."""
+        for node in self.others:
+            if node > self.config.node and node not in self._live:
+                self.reconnect(node, lambda reconnect: None)
 
     async def close(self) -> None:
         """Stop listening and dialling and break every link."""
@@ -267,6 +296,55 @@ class Links:
         link = self._live.get(node)
         return 0 if link is None else link.backlog
 
+    def admit(self, roster: Roster) -> None:
+        """Link with these from now on; a link with anybody else is broken."""
+        self.roster = roster
+        index, joining = roster.in_force.index, roster.joining
+        voters = roster.in_force.members.voters
+        self.me = replace(self.me, members=voters, index=index, joining=joining)
+        others = [seat.node for seat in roster.others]
+        if joining:
+            others += self._settings
+        self.others = dict.fromkeys(others)
+        for link in list(self._live.values()):
+            if link.hello is not None and (refusal := self.roster.judge(link.hello)) is not None:
+                if refusal.removed:
+                    link.send(refusal.to_wire(link.hello.birth))
+                    link.flush()
+                link.close(refusal.reason)
+        self._seat_all()
+        for node in self.refused.keys() - self.others.keys():
+            del self.refused[node]
+        if self._started:
+            self._keep_all_dialled()
+            self._show_up()
+
+    def identity(self, node: str) -> Facts:
+        """What is known of ``node``, this one included."""
+        said = self.me if node == self.config.node else self._told.get(node)
+        if said is None:
+            return Facts(birth=self._known.births.get(node, ""))
+        return Facts(said.birth, said.raft, said.endpoint)
+
+    def sits(self, node: str) -> bool:
+        """Whether who is linked as ``node`` is the member that is meant, so its word counts."""
+        return node in self._sitting
+
+    def _seat_all(self) -> None:
+        births, sits = self._known.births, self.roster.sits
+        told = self._told.items()
+        self._sitting = {n for n, said in told if sits(n, said.birth, births.get(n))}
+
+    @property
+    def trackers(self) -> list[str]:
+        """Client addresses of the voters, as far as they are known."""
+        addresses = []
+        for seat in self.roster.in_force.members.seats:
+            endpoint = self.endpoints.get(seat.node) or seat.endpoint
+            if seat.votes and endpoint:
+                addresses.append(endpoint)
+        return addresses
+
     def drop(self, node: str, reason: str) -> None:
         """Break the link with a member that does not speak the protocol."""
         if (link := self._live.get(node)) is not None:
@@ -294,20 +372,30 @@ class Links:
         self._connected = tuple(sorted(self._live))
         self._boots[node] = link.hello.boot
         self.endpoints[node] = link.hello.endpoint
+        self._told[node] = link.hello
+        self._seat_all()
         self.owner.link_up(node, other_run=other_run)
 
-    def check(self, hello: Hello) -> None:
-        """Raises :class:`BadRequest` for a member with another list of members, or one that lost
-        its memory."""
-        if hello.members != self.me.members:
-            raise BadRequest(
-                f"node {hello.node!r} was started with members {', '.join(hello.members)}, "
-                f"{self.me.node!r} with {', '.join(self.me.members)}"
-            )
-        try:
-            self._known.check(hello.node, hello.birth)
-        except OSError as error:
-            raise BadRequest(f"{self.me.node!r} cannot remember its members: {error}") from error
+    def judge(self, hello: Hello) -> Refusal | None:
+        """Why whoever says this is not to be linked. A founding member is remembered by this."""
+        if (refusal := self.roster.judge(hello)) is not None or hello.probe:
+            return refusal
+        seat = self.roster.in_force.members.seat(hello.node)
+        if seat is not None and not seat.birth and not self.roster.is_ahead(hello):
+            try:
+                self._known.check(hello.node, hello.birth)
+            except OSError as error:
+                return Refusal(f"{self.me.node!r} cannot remember its members: {error}")
+            except BadRequest as error:
+                return Refusal(error.message)
+        return None
+
+    def refused_by(self, node: str, message: Message) -> None:
+        """``node`` does not link with this one, and says why."""
+        reason = str(message.get("reason"))[:REASON_MAX]
+        self.note_refusal(node, f"{node} refuses this node: {reason}")
+        if message.get("removed") == self.me.birth:
+            self.owner.told_removed(node)
 
     def note_refusal(self, node: str, reason: str) -> None:
         """Keep why there is no link with ``node``, for people; logged when it is news."""
@@ -329,10 +417,23 @@ class Links:
 
     # -- dialling --------------------------------------------------------------------------------
 
-    async def _keep_dialling(self, node: str, address: Address) -> None:
-        timing = self.config.timing
+    def _addresses(self, node: str) -> list[Address]:
+        """Where ``node`` may be: as it said itself, as the settings say, as the members say. Who
+        answers says who it is, so trying a stale one does no harm."""
+        said, seat = self._told.get(node), self.roster.seat(node)
+        texts = [said.raft if said else "", seat.raft if seat else ""]
+        found = [Address.parse(text) for text in texts if text]
+        if node in self._settings:
+            found.insert(1 if said and said.raft else 0, self._settings[node])
+        return list(dict.fromkeys(found))
+
+    async def _keep_dialling(self, node: str) -> None:
+        timing, attempts = self.config.timing, 0
         wait_s = timing.reconnect_min_s
         while True:
+            addresses = self._addresses(node)
+            address = addresses[attempts % len(addresses)]
+            attempts += 1
             try:
                 async with asyncio.timeout(self.config.limits.hello_timeout_s):
                     link = await sockets.connect(lambda: Link(self, node), address)
@@ -355,10 +456,11 @@ class Links:
         """One attempt to reach the process of ``node``: is it the run we knew?"""
         self._run(self._probe(node, done))
 
-    def _run(self, work: Coroutine[Any, Any, None]) -> None:
+    def _run(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = self.loop.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
     async def _probe(self, node: str, done: Callable[[Reconnect], None]) -> None:
         done(await self._reconnect(node))
@@ -366,10 +468,10 @@ class Links:
     async def _reconnect(self, node: str) -> Reconnect:
         try:
             async with asyncio.timeout(PROBE_TIMEOUT_S):
-                address = self.others[node]
+                address = self._addresses(node)[0]
                 reader, writer = await asyncio.open_connection(address.host, address.port)
                 try:
-                    boot = await self._ask_boot(reader, writer)
+                    boot = await self._ask_boot(node, reader, writer)
                 finally:
                     writer.transport.abort()
         except ConnectionRefusedError:
@@ -378,18 +480,23 @@ class Links:
             return Reconnect.NO_ANSWER
         return Reconnect.SAME_RUN if boot == self._boots.get(node) else Reconnect.OTHER_RUN
 
-    async def _ask_boot(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> str:
+    async def _ask_boot(
+        self, node: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> str:
         limit = self.config.limits.link_frame_bytes_max
         ask = replace(self.me, probe=True)
         writer.write(wire.encode(ask.to_wire(self.config.cluster), limit))
         length = wire.frame_length(await reader.readexactly(wire.HEADER_BYTES), limit)
         answer = wire.decode_body(await reader.readexactly(length))
+        if answer.get("type") == "refused":
+            self.refused_by(node, answer)
         return Hello.from_wire(answer, self.config.cluster).boot
 
     async def _keep_alive(self) -> None:
         while True:
             await asyncio.sleep(PING_PERIOD_S)
             now_s = self.loop.time()
+            self._show_up()
             for link in list(self._live.values()):
                 if now_s - link.heard_s > SILENCE_MAX_S:
                     link.close(f"nothing heard for {now_s - link.heard_s:.1f} s")

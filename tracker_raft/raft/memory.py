@@ -9,7 +9,11 @@ recognised by this.
 
 File (``members``, :data:`FORMAT`)::
 
-    u32 CRC-32 of all behind it | msgpack {"format", "births": {node: birth}}
+    u32 CRC-32 of all behind it | msgpack {"format", "births": {node: birth}[, "founding": [...]]}
+
+``founding`` are the members, ``id=host:port``, that this node was first linked with: a list in the
+settings that is changed later does not make it the member of another cluster. Members added by the
+log have their births there, and those count (:mod:`membership`).
 
 It replaces the one before by a rename. One that is damaged refuses to start: a birth read wrong
 would shut out a healthy member.
@@ -34,13 +38,18 @@ _CRC = struct.Struct(">I")
 class KnownMembers:
     """The births of the other members, as far as they were ever met."""
 
+    founding: tuple[str, ...]
+    """``id=host:port`` of each; empty for one that met nobody yet. Kept with the next birth."""
+
     def __init__(self, storage: Storage) -> None:
         """Raises :class:`Damaged` when the file is not what was written there,
         :class:`Unsupported` when a newer version wrote it, :class:`LocalError` when it cannot be
         read."""
         self._storage = storage
         try:
-            self._births = _read(storage.read(NAME)) if NAME in storage.names() else {}
+            self.births, self.founding = (
+                _read(storage.read(NAME)) if NAME in storage.names() else ({}, ())
+            )
         except OSError as error:
             raise LocalError(f"{NAME} cannot be read: {error}") from error
 
@@ -50,9 +59,9 @@ class KnownMembers:
         Raises :class:`BadRequest` when it was, with another one; ``OSError`` when it cannot be
         remembered.
         """
-        known = self._births.get(node)
+        known = self.births.get(node)
         if known is None:
-            self._keep({**self._births, node: birth})
+            self._keep({**self.births, node: birth})
         elif known != birth:
             raise BadRequest(
                 f"node {node!r} has lost its memory: its directory was made anew (birth {birth}, "
@@ -62,15 +71,18 @@ class KnownMembers:
     def _keep(self, births: dict[str, str]) -> None:
         if NAME_NEW in self._storage.names():
             self._storage.delete(NAME_NEW)
-        body = msgpack.packb({"format": FORMAT, "births": dict(sorted(births.items()))})
+        fields: dict[str, object] = {"format": FORMAT, "births": dict(sorted(births.items()))}
+        if self.founding:
+            fields["founding"] = self.founding
+        body = msgpack.packb(fields)
         self._storage.write(NAME_NEW, 0, _CRC.pack(zlib.crc32(body)) + body)
         self._storage.sync(NAME_NEW)
         self._storage.rename(NAME_NEW, NAME)
         self._storage.sync_names()
-        self._births = births
+        self.births = births
 
 
-def _read(data: bytes) -> dict[str, str]:
+def _read(data: bytes) -> tuple[dict[str, str], tuple[str, ...]]:
     body = data[_CRC.size :]
     if len(data) < _CRC.size or _CRC.unpack_from(data) != (zlib.crc32(body),):
         raise Damaged(f"{NAME}: {len(data)} bytes that do not have their CRC; nothing was changed")
@@ -81,6 +93,7 @@ def _read(data: bytes) -> dict[str, str]:
                 f"{NAME}: format {fields['format']!r}, this version reads {FORMAT}; "
                 f"nothing was changed"
             )
-        return {str(node): str(birth) for node, birth in fields["births"].items()}
+        births = {str(node): str(birth) for node, birth in fields["births"].items()}
+        return births, tuple(str(member) for member in fields.get("founding", ()))
     except (ValueError, TypeError, KeyError, AttributeError, msgpack.UnpackException) as error:
         raise Damaged(f"{NAME}: is not a list of members; nothing was changed") from error

@@ -61,10 +61,18 @@ class ReadBarrier:
 
     def __init__(self, members: int) -> None:
         self.members = members
+        self._voters: frozenset[str] | None = None
+        """The others that count; None: whoever confirms."""
         self._waiting: list[Waiter] = []
         self._rounds: dict[int, _Round] = {}
         self._asked: dict[int, tuple[str, list[Waiter]]] = {}
         self._numbers = 0
+
+    def members_are(self, voters: frozenset[str]) -> None:
+        """These others decide from now on, together with this node."""
+        self.members, self._voters = len(voters) + 1, voters
+        for number in list(self._rounds):
+            self._settle(number)
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -91,7 +99,12 @@ class ReadBarrier:
         if found is None:
             return
         found.confirmed.add(node)
-        if 1 + len(found.confirmed) > self.members / 2:
+        self._settle(number)
+
+    def _settle(self, number: int) -> None:
+        found = self._rounds[number]
+        counted = found.confirmed if self._voters is None else found.confirmed & self._voters
+        if 1 + len(counted) > self.members / 2:
             del self._rounds[number]
             for waiter in found.waiters:
                 waiter.answer(found.index)

@@ -25,12 +25,12 @@ import logging
 from collections.abc import Callable
 
 from tracker_raft.config import NodeConfig
-from tracker_raft.errors import LocalError, P2PError, ShuttingDown
+from tracker_raft.errors import LocalError, P2PError, Removed, ShuttingDown
 from tracker_raft.machine import Applied, TrackerMachine
 from tracker_raft.raft import filters
 from tracker_raft.raft.agreement import CHECK_EVERY, Agreement
 from tracker_raft.raft.colleagues import Colleagues
-from tracker_raft.raft.engine import Engine, Member, Role
+from tracker_raft.raft.engine import Engine, Role
 from tracker_raft.raft.flights import Flights
 from tracker_raft.raft.gate import Gate
 from tracker_raft.raft.handover import Done, HandOver
@@ -38,10 +38,13 @@ from tracker_raft.raft.inbox import FatalReplicaError, Inbox
 from tracker_raft.raft.intake import Intake, Sink
 from tracker_raft.raft.keeper import SnapshotKeeper
 from tracker_raft.raft.lag import LoopLag
+from tracker_raft.raft.membership import Placed, begun
 from tracker_raft.raft.outbox import Outbox
 from tracker_raft.raft.proposer import Proposer
 from tracker_raft.raft.reads import Reads
+from tracker_raft.raft.reconfiguration import Reconfiguration
 from tracker_raft.raft.recovery import Recovered
+from tracker_raft.raft.roll import Roll
 from tracker_raft.raft.seams import Lines, Message, Scheduler
 from tracker_raft.raft.snapshots import Snapshot
 from tracker_raft.raft.status import ReplicaStatus
@@ -86,11 +89,15 @@ class Replica:
         )
         self.reads = Reads(config, lambda: int(self.engine.raftLastApplied), self.kick)
         self._leading = False
+        self.removed = False
+        """It failed because this node is no member any more."""
         self._last_index_seen = 0
         self._closed = False
+        start = None if recovered.snapshot is None else recovered.snapshot.members
+        membership = begun(config, self.journal, start)
         self.engine = Engine(
             config.node,
-            [member.node for member in config.members if member.node != config.node],
+            membership.other_voters,
             transport=self._outbox,
             journal=self.journal,
             timing=config.timing,
@@ -99,7 +106,8 @@ class Replica:
             lags=lambda node: self.keeper.lags(node),
             applied=self.machine.applied or 1,
         )
-        self._nodes: dict[str, Member] = self.engine.members
+        self._nodes = self.engine.nodes
+        self._agreement = Agreement(config.node, len(config.members))
         self.keeper = self._make_keeper(recovered, storage)
         self._proposer = Proposer(
             self.engine, self.intake, lambda: self.machine, links, config.timing.entry_bytes_max
@@ -107,7 +115,26 @@ class Replica:
         self._colleagues = self._make_colleagues()
         self._watch = self._make_watch()
         self._hand_over = HandOver(
-            self.engine, self._nodes, links, self._outbox.send, config.timing.heartbeat_s
+            self.engine, self.engine.voters, links, self._outbox.send, config.timing.heartbeat_s
+        )
+        self.roll = Roll(
+            membership,
+            self.engine,
+            self.journal,
+            links,
+            elections=self._watch.members_are,
+            voting=(self.reads.barrier,),
+            everybody=self._agreement.members_are,
+        )
+        self.members = Reconfiguration(
+            self.engine,
+            membership,
+            links,
+            self._hand_over,
+            node=config.node,
+            version=lambda: self.machine.version,
+            timeout_s=lambda: self._lag.timeout_s(scheduler.time()),
+            now=scheduler.time,
         )
         self._inbox = self._make_inbox()
         self.kick()
@@ -161,7 +188,8 @@ class Replica:
             watch=self._watch,
             keeper=self.keeper,
             colleagues=self._colleagues,
-            agreement=Agreement(self.config.node, len(self.config.members)),
+            agreement=self._agreement,
+            roll=self.roll,
         )
 
     # -- operations and reads --------------------------------------------------------------------
@@ -217,6 +245,7 @@ class Replica:
         stopping = ShuttingDown("this tracker is stopping; not run")
         self.intake.refuse_all(stopping)
         self.reads.refuse_all(stopping)
+        self.members.refuse_all(stopping)
         self.engine.destroy()
 
     def hand_over(self, target: str | None, patience_s: float, done: Done) -> None:
@@ -231,6 +260,7 @@ class Replica:
 
     def _failed(self, error: Exception) -> None:
         log.critical("the replica stops: %s", error, exc_info=not isinstance(error, P2PError))
+        self.removed = isinstance(error, Removed)
         self._on_fatal(str(error) or type(error).__name__)
 
     def _turn(self, now_s: float) -> None:
@@ -246,11 +276,12 @@ class Replica:
     @property
     def _may_tick(self) -> bool:
         """Not on a node that is alone while its journal is behind: it would commit at once."""
-        return bool(self._nodes) or self.journal.durable == self.journal.position
+        return bool(self.engine.voters) or self.journal.durable == self.journal.position
 
     def _tick(self, now_s: float) -> None:
         self._watch.step()
         self._hand_over.step(now_s)
+        self.members.step(now_s)
         self._hand_on(now_s)
         if self.journal.last_index != self._last_index_seen or self.engine.commit_would_move():
             self.engine.send_now()
@@ -258,6 +289,7 @@ class Replica:
         if self._may_tick:
             self.engine.doTick(0)
         self._watch.ticked()
+        self.roll.step()
         self._note_leadership(now_s)
         self.reads.wake(now_s)
         self.keeper.consider()
@@ -267,7 +299,7 @@ class Replica:
         if self.engine.leads and self._leading:
             if not self._hand_over.paused:
                 self._proposer.propose(now_s)
-            self._colleagues.ask_term(self.links.connected, 4 * self.config.timing.heartbeat_s)
+            self._colleagues.ask_term(tuple(self.engine.voters), 4 * self.config.timing.heartbeat_s)
         elif self.engine.role is not Role.LEADER:
             self.intake.refuse_remote()
             self._colleagues.ask_leader(self.leader, self.config.timing.entry_bytes_max)
@@ -307,14 +339,15 @@ class Replica:
         self._outbox.release(self.journal.durable)
         if not self.journal.full:  # else the next turn asks for room again
             self.journal.flush(self._writer, self._flushed)
-            if not self._nodes:  # others wait for more than this disk
+            if not self.engine.voters:  # others wait for more than this disk
                 self.kick()
 
     def _arm(self, now_s: float) -> None:
         due_s = min(self.engine.deadline(), self._watch.deadline_s())
         if due_s <= now_s:  # the turn just now could not act on it: nobody is linked, a link kicks
             due_s = now_s + self.config.timing.heartbeat_s
-        for deadline_s in (self.intake.next_deadline_s(), self._hand_over.deadline_s()):
+        parts = self._hand_over.deadline_s(), self.members.deadline_s()
+        for deadline_s in (self.intake.next_deadline_s(), *parts):
             if deadline_s is not None:
                 due_s = min(due_s, deadline_s)
         if len(self.intake) or len(self.reads):
@@ -346,6 +379,9 @@ class Replica:
     def term(self) -> int:
         return int(self.engine.raftCurrentTerm)
 
+    def members_at(self, index: int) -> Placed | None:
+        return self.roll.membership.for_snapshot(index)
+
     def install(self, snapshot: Snapshot, machine: TrackerMachine, leader: str) -> None:
         """Go on from a snapshot that is durable here, unless the log got beyond it meanwhile."""
         self._turns.guarded(self._install, snapshot, machine, leader)
@@ -355,10 +391,11 @@ class Replica:
             return
         if self.journal.term_at(snapshot.index) != snapshot.term:
             self.journal.restart_at(snapshot.index, snapshot.term)
+            self.roll.restarted(snapshot.members)
         machine.succeed(self.machine)
         self.machine = machine
         self.engine.installed(snapshot.index)
-        if leader in self._nodes:
+        if self.links.linked(leader):
             self._outbox.send(self._nodes[leader], filters.acknowledge(snapshot.index))
         self.kick()
 
@@ -370,6 +407,7 @@ class Replica:
             self._leading = False
             self.intake.lost_leadership()
             self.reads.barrier.lost_leadership()
+            self.members.lost_leadership()
         log.info("becomes %s", new.name.lower())
 
     # -- what the links report -------------------------------------------------------------------
@@ -377,6 +415,7 @@ class Replica:
     def link_up(self, node: str, *, other_run: bool) -> None:
         self._turns.guarded(self._outbox._onNodeConnected, self._nodes[node])
         self._watch.link_up(node, other_run=other_run)
+        self.roll.link_up(node)
         self.kick()
 
     def link_down(self, node: str) -> None:
@@ -387,6 +426,10 @@ class Replica:
         if not self._turns.stopped:
             self._watch.link_down(node)
         self.kick()
+
+    def told_removed(self, node: str) -> None:
+        """``node`` refuses this very directory: it was removed."""
+        self._turns.guarded(self.roll.told_removed, node)
 
     def link_message(self, node: str, message: Message) -> None:
         """One message of a member; one that makes no sense costs it the link."""

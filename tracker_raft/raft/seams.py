@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from tracker_raft.raft.configuration import Facts
 from tracker_raft.raft.election import Reconnect
+from tracker_raft.raft.membership import Roster
 
 Message = dict[str, Any]
 
@@ -48,6 +50,15 @@ class Lines(Protocol):
 
     def backlog(self, node: str) -> int:
         """Bytes that wait because the link is slower than what is sent."""
+
+    def admit(self, roster: Roster) -> None:
+        """Link with these from now on, and with nobody else; called when it may have changed."""
+
+    def identity(self, node: str) -> Facts:
+        """What is known of ``node``, this one included."""
+
+    def sits(self, node: str) -> bool:
+        """Whether who is linked as ``node`` is the member that is meant, so its word counts."""
 
     def drop(self, node: str, reason: str) -> None:
         """Break the link with a member that does not speak the protocol."""

@@ -2,7 +2,7 @@
 
 File (``snapshot``, :data:`FORMAT`)::
 
-    u32 length | msgpack {"format", "cluster", "index", "term"}
+    u32 length | msgpack {"format", "cluster", "index", "term"[, "members": [index, {...}]]}
     the snapshot of the machine
     SHA-256 of all before
 
@@ -11,6 +11,9 @@ log be cut, and it is acknowledged to a leader only when it is installed (the li
 S3 and S6). The machine gives it in slices while it goes on working; the writer's thread does the
 rest. A follower that lags behind the log asks its leader for the snapshot part by part, from the
 byte it has got to, so that a broken link costs what was in flight.
+
+``members`` are those of the newest entry of members at or before ``index``, with its own index;
+left out while there was none.
 
 Conversation::
 
@@ -24,13 +27,15 @@ from __future__ import annotations
 import hashlib
 import struct
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import msgpack
 
-from tracker_raft.errors import Damaged, LocalError, P2PError, Unsupported
+from tracker_raft.errors import BadRequest, Damaged, LocalError, P2PError, Unsupported
 from tracker_raft.machine import TrackerMachine
+from tracker_raft.raft.configuration import Configuration
+from tracker_raft.raft.membership import Placed
 from tracker_raft.raft.storage import Storage
 
 FORMAT = 1
@@ -39,7 +44,7 @@ NAME_MAKING = "snapshot.making"
 NAME_COMING = "snapshot.coming"
 HASH_BYTES = 32
 _LENGTH = struct.Struct(">I")
-HEAD_BYTES_MAX = 4096
+HEAD_BYTES_MAX = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +57,8 @@ class Snapshot:
     """Bytes of the file."""
     sha256: bytes
     """Its last 32 bytes: the hash of all before."""
+    members: Placed | None = field(default=None, compare=False)
+    """None: only the settings say who they are."""
 
 
 Taken = Callable[[Snapshot | None, P2PError | None], None]
@@ -82,11 +89,12 @@ class Wanted:
                 self._waiting.append((index, done))
 
 
-def head(cluster: str, index: int, term: int) -> bytes:
+def head(cluster: str, index: int, term: int, members: Placed | None = None) -> bytes:
     """How a snapshot file begins."""
-    fields: bytes = msgpack.packb(
-        {"format": FORMAT, "cluster": cluster, "index": index, "term": term}
-    )
+    said: dict[str, Any] = {"format": FORMAT, "cluster": cluster, "index": index, "term": term}
+    if members is not None:
+        said["members"] = [members.index, members.members.to_wire()]
+    fields: bytes = msgpack.packb(said)
     return _LENGTH.pack(len(fields)) + fields
 
 
@@ -104,11 +112,26 @@ def read_head(data: memoryview, cluster: str) -> tuple[int, dict[str, Any]]:
         found, numbers = fields["cluster"], (fields["index"], fields["term"])
         if not all(type(number) is int for number in numbers):
             raise ValueError(f"index and term {numbers}")
+        _members(fields)
     except (struct.error, ValueError, TypeError, KeyError, msgpack.UnpackException) as error:
         raise Damaged(f"{NAME}: does not begin like a snapshot; nothing was changed") from error
     if found != cluster:
         raise LocalError(f"{NAME}: of cluster {found!r}, expected {cluster!r}; nothing was changed")
     return end, fields
+
+
+def _members(fields: dict[str, Any]) -> Placed | None:
+    if "members" not in fields:
+        return None
+    index, members = fields["members"]
+    if type(index) is not int or not 0 < index <= fields["index"]:
+        raise ValueError(f"members of entry {index!r}")
+    try:
+        return Placed(index, Configuration.from_wire(members))
+    except Unsupported:
+        raise
+    except BadRequest as error:
+        raise ValueError(error.message) from None
 
 
 def cluster_of(storage: Storage) -> str:
@@ -161,7 +184,8 @@ def load(storage: Storage, cluster: str) -> tuple[Snapshot, TrackerMachine] | No
         raise Damaged(
             f"{NAME}: says index {fields['index']}, holds {machine.applied}; nothing was changed"
         )
-    return Snapshot(fields["index"], fields["term"], len(data), sha256), machine
+    members = _members(fields)
+    return Snapshot(fields["index"], fields["term"], len(data), sha256, members), machine
 
 
 class Incoming:
@@ -202,6 +226,7 @@ class Incoming:
         end, fields = read_head(memoryview(bytes(self._head)), self._cluster)
         if (fields["index"], fields["term"]) != (self.offer.index, self.offer.term):
             raise Damaged("the snapshot that came is not the one that was offered")
+        self.offer = replace(self.offer, members=_members(fields))
         self._in_body = True
         return bytes(self._head[end:])
 

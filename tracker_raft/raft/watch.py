@@ -45,7 +45,7 @@ class LeaderWatch:
         lag: LoopLag,
         kick: Callable[[], None],
     ) -> None:
-        """``members``: the others, by id."""
+        """``members``: the others by id, whoever was ever linked."""
         self._members = members
         self._engine = engine
         self._lines = lines
@@ -55,7 +55,7 @@ class LeaderWatch:
         self._closed = False
         self._told_alive_s = -math.inf
         self._role = engine.role
-        self._elections = Elections(node, len(members) + 1, stagger_s, self._here())
+        self._elections = Elections(node, len(engine.voters) + 1, stagger_s, self._here())
         self._node = node
         self.election: Election | None = None
         """The last one that this process knows of."""
@@ -112,7 +112,8 @@ class LeaderWatch:
         }
         log.info("asks whether it would be elected in term %d", request.term)
         for node in self._lines.connected:
-            self._lines.send(node, ask)
+            if node in self._engine.voters:
+                self._lines.send(node, ask)
 
     def _let_vote(self, node: str, message: Message) -> None:
         engine = self._engine
@@ -135,7 +136,7 @@ class LeaderWatch:
         leader = self._engine.leader
         if self._cause:
             return
-        if not self._members:
+        if not self._engine.voters:
             self._cause = "alone"
         elif leader is None or leader == self._node or self._heard_s == -math.inf:
             self._cause = "no leader was heard"
@@ -155,7 +156,7 @@ class LeaderWatch:
         behind = None
         if engine.role is Role.LEADER:
             last, silent_s = journal.last_index, 0.0
-            behind = {node: last - engine.matched(self._members[node]) for node in self._members}
+            behind = {n: last - engine.matched(member) for n, member in engine.members.items()}
         elif engine.leader is None or self._heard_s == -math.inf:
             silent_s = None
         return Sight(
@@ -166,6 +167,10 @@ class LeaderWatch:
             behind=behind,
             log_bytes=journal.disk_bytes,
         )
+
+    def members_are(self, voters: frozenset[str], votes: bool) -> None:
+        """These others vote from now on, and this node if it ``votes``."""
+        self._elections.members_are(voters, votes=votes)
 
     def put_off(self, seconds: float) -> None:
         """This node cannot keep what a leader promises for that long."""
