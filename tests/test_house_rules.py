@@ -25,6 +25,8 @@ FUNCTION_LINES_MAX = 60
 
 LONGER_MODULES = {
     "tracker_raft/commands.py": 630,  # one table: every operation, its fields and its promise
+    "tracker_raft/raft/engine.py": 420,  # one table: every private name of the library
+    "tracker_raft/raft/replica.py": 445,  # where all parts of one node are joined and take turns
 }
 """Modules that may be longer, each with its own limit and the reason."""
 

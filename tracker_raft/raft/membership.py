@@ -95,8 +95,8 @@ class Roster:
         if seats:
             return Refusal(
                 f"node {hello.node!r} has lost its memory: its directory was made anew (birth "
-                f"{hello.birth}, known here with {seats[0].birth}). It must not vote; remove it and "
-                f"add a new member"
+                f"{hello.birth}, known here with {seats[0].birth}). It must not vote; remove it "
+                f"and add a new member"
             )
         return Refusal(f"node {hello.node!r} is not a member; 'add-node' makes it one")
 
