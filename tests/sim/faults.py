@@ -10,9 +10,9 @@ import random
 from contextlib import suppress
 from dataclasses import dataclass
 
-from tests.sim.cluster import SimCluster, SimNode
+from tests.sim.cluster import SPARES, SimCluster, SimNode
 from tests.sim.members import KINDS as CHANGES
-from tests.sim.members import SPARES, Operator
+from tests.sim.members import Operator
 from tracker_raft.errors import NoLeader
 from tracker_raft.raft.engine import Role
 

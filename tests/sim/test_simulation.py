@@ -40,7 +40,7 @@ CAUGHT_BY: dict[str, tuple[int, ...]] = {
     "a second change before the first is committed (S14)": (17,),
     "members change at the commit only (S14)": (1,),
     "a truncated change stays in force (S14)": (16,),
-    "a snapshot without its members (S14)": (1,),
+    "a snapshot without its members (S14)": (16,),
     "learners count as voters": (59,),
     "any directory in a member's name": (1,),
 }

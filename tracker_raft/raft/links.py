@@ -256,8 +256,13 @@ class Links:
             self.refused[node] = reason
             log.warning("no link with %s: %s", node, reason)
 
-    def heard_of(self, node: str) -> None:
+    def heard_of(self, hello: Hello) -> None:
         """A member this node is not linked to asked who runs here."""
+        node = hello.node
+        if node not in self.others and self.roster.is_ahead(hello) and hello.raft:
+            # It is of members that this node has not read of yet: they may be all that is left.
+            self.others[node], self._told[node] = None, hello
+            self._keep_all_dialled()
         if node in self._wanted and node not in self._live:
             self._wanted[node].set()
 
