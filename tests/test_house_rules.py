@@ -23,7 +23,10 @@ PACKAGES = ("tracker_raft", "peer")
 MODULE_LINES_MAX = 400
 FUNCTION_LINES_MAX = 60
 
-LONGER_MODULES: dict[str, int] = {}
+LONGER_MODULES = {
+    "tracker_raft/raft/engine.py": 420,  # one table: every private name of the library
+    "tracker_raft/raft/replica.py": 445,  # where all parts of one node are joined and take turns
+}
 """Modules that may be longer, each with its own limit and the reason."""
 
 RUNS_FOREIGN_CODE = {"pickle", "_pickle", "cPickle", "marshal", "shelve", "dill", "cloudpickle"}

@@ -19,6 +19,8 @@ from tracker_raft.raft.segments import Identity
 
 SEGMENT_BYTES = 16 * 1024
 CLUSTER = "sim"
+SPARES = ("m1", "m2", "m3")
+"""Nodes that are no members at first."""
 SNAPSHOTS = SnapshotPolicy(
     log_bytes_min=8 * 1024, entries_kept=20, slice_rows=7, part_bytes=700, offer_period_s=0.1
 )
@@ -80,7 +82,7 @@ class SimNode:
         me = Hello(self.node, f"{self.runs}", "127.0.0.1:1", recovered.journal.identity.birth, ())
         links = SimLinks(cluster.network, process, self.runs, me, self.met)
         self.links = links
-        links.hints = [node for node in cluster.nodes if node != self.node]
+        links.hints = [node for node in (*cluster.ids, *SPARES) if node != self.node]
         self.replica = Replica(
             config,
             recovered=recovered,

@@ -18,8 +18,6 @@ from tracker_raft.raft.configuration import Configuration, is_members, read_comm
 from tracker_raft.raft.engine import Role
 from tracker_raft.raft.replica import Replica
 
-SPARES = ("m1", "m2", "m3")
-"""Nodes that are no members at first."""
 PERIOD_S = 0.1
 PATIENCE_S = 4.0
 KINDS = {"add": 8, "remove": 6, "empty": 1}

@@ -66,6 +66,9 @@ class Network:
         self.nodes[links.node] = links
         links.joined = True
         self.dial_all(links, links.others)
+        for other in self.nodes.values():
+            if links.node in other.others and other.node not in links.others:
+                self.dial_all(other, [links.node])
 
     def dial_all(self, links: SimLinks, others: list[str]) -> None:
         for other in others:

@@ -22,6 +22,7 @@ from tests.sim.stale_acknowledgements import Story  # noqa: E402
 FIXED_SEEDS = 200
 FRESH_SEEDS = 20
 FLIPPED_SEEDS = 20
+MEMBER_SEEDS = 60
 STORY_SEEDS = range(12)
 CAUGHT_BY: dict[str, tuple[int, ...]] = {
     "the library as published": tuple(range(15, 40)),
@@ -36,6 +37,12 @@ CAUGHT_BY: dict[str, tuple[int, ...]] = {
     "a slow disk is taken for death": (0,),
     "reads on the leader's word alone": (7, 1, 2, 11),
     "reads before their index is applied": (10, 21, 33, 121, 180),
+    "a second change before the first is committed (S14)": (17,),
+    "members change at the commit only (S14)": (1,),
+    "a truncated change stays in force (S14)": (16,),
+    "a snapshot without its members (S14)": (16,),
+    "learners count as voters": (59,),
+    "any directory in a member's name": (1,),
 }
 """Seeds that caught each mutant when it was hunted."""
 FURTHER = range(40)
@@ -45,6 +52,11 @@ FOUND = [1, 1034]
 it, and a follower with a conflict in its log never caught up. 1034: a node that is alone committed
 the no-op of its election before it was durable; what a killed process had written and not synced
 counted as durable after its restart."""
+FOUND_WITH_MEMBERS = [53, 1054, 1125]
+"""The same, while members change. 53: who was removed before it had learned anything was not told.
+1054: a snapshot was taken of what is applied, whose members were forgotten because newer ones were
+committed already. 1125: a node that lagged refused the leader that was removed and added meanwhile.
+"""
 
 
 def simulate(*options: str, hash_seed: str = "0") -> subprocess.CompletedProcess[str]:
@@ -83,6 +95,26 @@ def test_seeds_with_damaged_disks_hold() -> None:
     options = ("--seeds", str(FLIPPED_SEEDS), "--flips", "--jobs", "2", "--json")
     done = simulate(*options)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("fresh", [False, True])
+def test_seeds_with_changing_members_hold(fresh: bool) -> None:
+    """Broken: S14, two majorities with nobody in common; a removed or emptied node votes; a node
+    that was added never does. The first of the fresh seeds is printed."""
+    seeds = FRESH_SEEDS if fresh else MEMBER_SEEDS
+    first = int.from_bytes(os.urandom(4), "big") if fresh else 0
+    print(f"seeds from {first}")
+    options = ("--seeds", str(seeds), "--first", str(first), "--members", "--jobs", "2", "--json")
+    done = simulate(*options)
+    check(done, seeds)
+    report = json.loads(done.stdout.strip().splitlines()[-1])
+    assert report["changes"] > seeds, "the members hardly changed"
+
+
+@pytest.mark.parametrize("seed", FOUND_WITH_MEMBERS)
+def test_what_a_seed_found_of_members_stays_mended(seed: int) -> None:
+    """Broken: a defect that the simulation found is back."""
+    assert run(seed, members=True).violation is None
 
 
 @pytest.mark.parametrize("seed", FOUND)

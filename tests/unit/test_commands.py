@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from tracker_raft import commands, wire
 from tracker_raft.commands import (
+    AddNode,
     CloseSession,
     Complete,
     FileRecord,
@@ -26,6 +27,7 @@ from tracker_raft.commands import (
     Publish,
     ReadLog,
     Remove,
+    RemoveNode,
     Renew,
     SnapshotPart,
     Status,
@@ -66,6 +68,8 @@ EXAMPLES: list[Operation] = [
     Watch(7, 1, "models/", 500, 0),
     TransferLeadership(),
     TransferLeadership("n2"),
+    AddNode("n4", "9f0c41d2a7e35b68", "127.0.0.1:7031", "127.0.0.1:7030"),
+    RemoveNode("n4"),
 ]
 
 
@@ -272,7 +276,7 @@ def test_writes_reads_and_the_rest_are_told_apart() -> None:
     assert not set(commands.WRITES) & set(commands.READS)
     others = set(commands.BY_WORD.values()) - set(commands.WRITES) - set(commands.READS)
     operators = {Status, Ping, TransferLeadership, TakeSnapshot, SnapshotPart, ReadLog}
-    assert others == {Renew, Watch} | operators
+    assert others == {Renew, Watch, AddNode, RemoveNode} | operators
 
 
 def test_a_content_id_is_64_small_hexadecimal_digits() -> None:

@@ -30,6 +30,8 @@ CHANGE_S = 60.0
 ASK_S = 1.0
 """For one tracker to say how it is."""
 PAUSE_S = 0.05
+REFUSAL_S = 2.0
+"""A leader that has just begun has not heard everybody yet."""
 AGAIN = (NoLeader, Busy, NoTracker, OutcomeUnknown)
 """Somebody else leads, or will: as a change may be asked for twice, it is asked for again."""
 
@@ -165,6 +167,7 @@ def _members(status: dict[str, Any]) -> list[MemberState]:
 
 def _change(requester: Requester, operation: Operation, deadline: Deadline) -> dict[str, Any]:
     """Ask whoever leads until it is done, refused for good, or the time is over."""
+    patient_s = max(deadline.left_s() - REFUSAL_S, 0.0)
     while True:
         try:
             leader, _ = _leader(requester, deadline)
@@ -173,6 +176,9 @@ def _change(requester: Requester, operation: Operation, deadline: Deadline) -> d
         except AGAIN as error:
             if deadline.left_s() <= PAUSE_S:
                 raise Unavailable(f"{operation.op} is not known to be done: {error}") from error
+        except Unavailable:
+            if deadline.left_s() <= patient_s:
+                raise
         requester.pause(PAUSE_S)
 
 

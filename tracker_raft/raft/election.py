@@ -275,8 +275,7 @@ class Elections:
         if here.leads:
             return math.inf
         due_s = self._due_s if self._round is None else self._round.until_s
-        if not self._votes:
-            due_s = math.inf
+        due_s = due_s if self._votes else math.inf
         if self._held:
             if self.believes(here):
                 due_s = min(due_s, max(self._ends_s(here), self._grace_until_s))
@@ -342,10 +341,7 @@ class Elections:
     def _consider(self, here: Here, actions: list[Action]) -> None:
         """Ask for pre-votes, or stand when a majority would vote for this node."""
         if self._round is not None:
-            granted = self._round.granted
-            if self._voters is not None:
-                granted = granted & self._voters
-            if len(granted) + 1 > self._members / 2:
+            if len(self._of_voters(self._round.granted)) + 1 > self._members / 2:
                 self._round = None
                 actions.append(Stand(forced=False))
             elif here.now_s >= self._round.until_s:
@@ -374,13 +370,14 @@ class Elections:
 
     def _wait_s(self, other: str | None, here: Here) -> float:
         """Seconds before this node stands, ``other`` being one that cannot win."""
-        linked = here.linked
-        if self._voters is not None:
-            linked = tuple(node for node in linked if node in self._voters)
+        linked = self._of_voters(here.linked)
         place = rank(self._node, linked, other)
         if here.catching_up:
             place += len(linked) + 1
         return place * self._stagger_s
+
+    def _of_voters(self, nodes: Collection[str]) -> list[str]:
+        return [node for node in nodes if self._voters is None or node in self._voters]
 
     def _favour(self, node: str, here: Here) -> None:
         self._favourite = _Favourite(node, here.log, here.now_s + FAVOUR_STAGGERS * self._stagger_s)

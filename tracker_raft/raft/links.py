@@ -19,14 +19,15 @@ import logging
 import random
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any
 
 from tracker_raft import sockets, wire
 from tracker_raft.config import Address, NodeConfig
 from tracker_raft.errors import BadRequest, LocalError, P2PError
 from tracker_raft.raft.configuration import Facts
 from tracker_raft.raft.election import Reconnect
-from tracker_raft.raft.hello import Hello, client_refused
+from tracker_raft.raft.hello import Hello
+from tracker_raft.raft.link import Link, LinkOwner
 from tracker_raft.raft.membership import Membership, Refusal, Roster
 from tracker_raft.raft.memory import KnownMembers
 
@@ -36,157 +37,11 @@ PING_PERIOD_S = 1.0
 SILENCE_MAX_S = 4.0
 """A link with nothing received for this long is closed; both sides ping every second."""
 PROBE_TIMEOUT_S = 0.25
-HELLO_BYTES_MAX = 4096
-"""The first frame; whoever has not said hello is not given room for more."""
 REASON_MAX = 500
-ROUTINE = frozenset({"append_entries", "next_node_idx", "ping"})
-"""Either answered at once, or not urgent: their segments are acknowledged as the kernel likes."""
-SHORT_BYTES = 1024
 STRANGERS_MAX = 64
 """Accepted connections that have not said hello yet; more are closed at once."""
 
 Message = dict[str, Any]
-
-
-class LinkOwner(Protocol):
-    """Who is told of links and their messages: the replica."""
-
-    def link_up(self, node: str, *, other_run: bool) -> None: ...
-    def link_down(self, node: str) -> None: ...
-    def link_message(self, node: str, message: Message) -> None: ...
-    def told_removed(self, node: str) -> None: ...
-
-
-class Link(asyncio.Protocol):
-    """One connection, dialled (``expected`` names the member) or accepted."""
-
-    def __init__(self, links: Links, expected: str | None) -> None:
-        self.links = links
-        self.expected = expected
-        self.hello: Hello | None = None
-        self.done = links.loop.create_future()
-        """Resolved when the connection is over."""
-        self.heard_s = links.loop.time()
-        self._decoder = wire.FrameDecoder(HELLO_BYTES_MAX)
-        self._out: list[bytes] = []
-        self._timer: asyncio.TimerHandle | None = None
-        self._transport: asyncio.Transport | None = None
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
-        limits = self.links.config.limits
-        self._timer = self.links.loop.call_later(limits.hello_timeout_s, self.close, "no hello")
-        if self.expected is not None:
-            self._say_hello()
-        else:
-            self.links.stranger_came(self)
-
-    def _say_hello(self) -> None:
-        self.send(self.links.me.to_wire(self.links.config.cluster))
-        self.flush()
-
-    def data_received(self, data: bytes) -> None:
-        self.heard_s = self.links.loop.time()
-        routine = True
-        try:
-            for message in self._decoder.feed(data):
-                routine = routine and message.get("type") in ROUTINE
-                if message.get("type") == "refused":
-                    self._refused(message)
-                elif self.hello is None:
-                    if "op" in message and self.expected is None:
-                        self.send(client_refused(self.links.me))
-                        self.flush()
-                    self._greeted(Hello.from_wire(message, self.links.config.cluster))
-                elif self.hello.probe:
-                    raise BadRequest(f"{message.get('type')!r} behind a probe")
-                else:
-                    self._heard(self.hello.node, message)
-                if self._transport is None:
-                    return
-        except P2PError as error:
-            self.close(str(error))
-        if not routine and len(data) <= SHORT_BYTES and self._transport is not None:
-            sockets.acknowledge_now(self._transport.get_extra_info("socket"))
-
-    def _heard(self, node: str, message: Message) -> None:
-        if self.links.refused:  # only now it is known that the other side linked as well
-            self.links.refused.pop(node, None)
-        if message.get("type") != "ping":
-            self.links.owner.link_message(node, message)
-
-    def _greeted(self, hello: Hello) -> None:
-        if self.expected is not None and hello.node != self.expected:
-            raise BadRequest(f"node {hello.node!r} answered, expected {self.expected!r}")
-        self._check(hello)
-        self.hello = hello
-        if self.expected is None:
-            self._say_hello()
-        if hello.probe:  # its deadline stays: who asked hangs up
-            self.links.heard_of(hello.node)
-            return
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        self._decoder.frame_bytes_max = self.links.config.limits.link_frame_bytes_max
-        self.links.adopt(self)
-
-    def _check(self, hello: Hello) -> None:
-        """Refuse a member that is not the one we know, and tell it why."""
-        if hello.node == self.links.config.node:
-            raise BadRequest("this very node says hello")
-        refusal = self.links.judge(hello)
-        if refusal is None or (hello.probe and not refusal.removed):
-            if refusal is not None and hello.node not in self.links.others:
-                raise BadRequest(refusal.reason)
-            return
-        if refusal.removed or hello.joining or hello.node in self.links.others:
-            self.send(refusal.to_wire(hello.birth))
-            self.flush()
-        if hello.node in self.links.others:
-            self.links.note_refusal(hello.node, refusal.reason)
-        raise BadRequest(refusal.reason)
-
-    def _refused(self, message: Message) -> None:
-        node = self.hello.node if self.hello is not None else self.expected
-        if node is not None:
-            self.links.refused_by(node, message)
-        raise BadRequest("refused")
-
-    def send(self, message: Message) -> None:
-        """Queue a frame; :meth:`flush` writes. Raises :class:`TooLarge`, nothing queued."""
-        self._out.append(wire.encode(message, self.links.config.limits.link_frame_bytes_max))
-
-    def flush(self) -> None:
-        if self._out and self._transport is not None:
-            self._transport.write(b"".join(self._out))
-            self._out.clear()
-            if self.backlog > self.links.config.limits.link_buffer_bytes_max:
-                self.close(f"{self.backlog} bytes wait to be sent")
-
-    @property
-    def backlog(self) -> int:
-        """Bytes handed to the connection and not taken by the kernel yet."""
-        return 0 if self._transport is None else self._transport.get_write_buffer_size()
-
-    def close(self, reason: str) -> None:
-        """Break the connection now; ``reason`` is logged."""
-        if self._transport is not None:
-            log.info("link with %s closed: %s", self.hello.node if self.hello else "?", reason)
-            self._transport.abort()
-            self._transport = None
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._transport = None
-        if self._timer is not None:
-            self._timer.cancel()
-        self.links.gone(self)
-        if not self.done.done():
-            self.done.set_result(None)
-
-    def __repr__(self) -> str:
-        return f"<Link {self.hello.node if self.hello else '?'} backlog={self.backlog}>"
 
 
 class Links:
@@ -205,7 +60,7 @@ class Links:
         self.refused: dict[str, str] = {}
         """Why a member does not link with this one, in its words or in ours, until it does."""
         self._known = known
-        self.others = dict.fromkeys(self._settings)
+        self.others: dict[str, None] = dict.fromkeys(self._settings)
         """Ids of those this node links with, as far as it knows them."""
         self._told: dict[str, Hello] = {}
         """What each node said of itself last."""
@@ -327,7 +182,7 @@ class Links:
         return Facts(said.birth, said.raft, said.endpoint)
 
     def sits(self, node: str) -> bool:
-        """Whether who is linked as ``node`` is the member that is meant, so its word counts."""
+        """Whether who is linked as ``node`` is the member that is meant: its word counts."""
         return node in self._sitting
 
     def _seat_all(self) -> None:
@@ -403,8 +258,13 @@ class Links:
             self.refused[node] = reason
             log.warning("no link with %s: %s", node, reason)
 
-    def heard_of(self, node: str) -> None:
+    def heard_of(self, hello: Hello) -> None:
         """A member this node is not linked to asked who runs here."""
+        node = hello.node
+        if node not in self.others and self.roster.is_ahead(hello) and hello.raft:
+            # It is of members that this node has not read of yet: they may be all that is left.
+            self.others[node], self._told[node] = None, hello
+            self._keep_all_dialled()
         if node in self._wanted and node not in self._live:
             self._wanted[node].set()
 

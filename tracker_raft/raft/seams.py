@@ -58,7 +58,7 @@ class Lines(Protocol):
         """What is known of ``node``, this one included."""
 
     def sits(self, node: str) -> bool:
-        """Whether who is linked as ``node`` is the member that is meant, so its word counts."""
+        """Whether who is linked as ``node`` is the member that is meant: its word counts."""
 
     def drop(self, node: str, reason: str) -> None:
         """Break the link with a member that does not speak the protocol."""
