@@ -27,7 +27,7 @@ import struct
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from bench.harness import set_congestion
@@ -104,6 +104,15 @@ def copy(port: int, size: int, out: Path) -> None:
     part.replace(out)
 
 
+def at_once(work: Callable[[int, int], object], ranges: Iterable[tuple[int, int]]) -> None:
+    """Each range in a thread of its own; returns when all have ended."""
+    threads = [threading.Thread(target=work, args=one) for one in ranges]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
 def verified(port: int, size: int, out: Path) -> None:
     part = out.with_suffix(".part")
     digests: dict[int, bytes] = {}
@@ -123,11 +132,7 @@ def verified(port: int, size: int, out: Path) -> None:
                 failures.append(error)
 
         ranges = [(0, half), (half, size - half)]
-        threads = [threading.Thread(target=fetch_range, args=one) for one in ranges if one[1]]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        at_once(fetch_range, (one for one in ranges if one[1]))
     if failures:
         raise failures[0]
     part.replace(out)

@@ -29,7 +29,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Protocol
 
-from bench.ends import HOST, PIECE_BYTES, RANGE, cpu_s, say
+from bench.ends import HOST, PIECE_BYTES, RANGE, at_once, cpu_s, say
 from bench.harness import set_congestion
 
 LENGTH = struct.Struct(">I")
@@ -238,12 +238,7 @@ def receive(port: int, size: int, out: Path, certificate: str, way: Way) -> None
 
         pieces = -(-size // PIECE_BYTES)
         shares = [pieces * n // way.connections * PIECE_BYTES for n in range(way.connections)]
-        ranges = zip(shares, [*shares[1:], size], strict=True)
-        threads = [threading.Thread(target=fetch, args=one) for one in ranges]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        at_once(fetch, zip(shares, [*shares[1:], size], strict=True))
     if failures:
         raise failures[0]
     part.replace(out)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from tracker_raft.cli_cluster import new_cluster_option
 from tracker_raft.client import TrackerClient
 from tracker_raft.client.backup import DEADLINE_S, take_backup
 from tracker_raft.errors import BadRequest, Unsupported
@@ -89,11 +90,7 @@ def backup(
     help="Make DIR the directory of one tracker, for 'node --data-dir DIR --cluster NAME'. "
     "To be done for each member, with the same FILE and NAME.",
 )
-@click.option(
-    "--cluster",
-    metavar="NAME",
-    help="Name of the new cluster; not that of the old one. Default: a fresh one.",
-)
+@new_cluster_option
 @json_option
 def restore(
     file: Path,

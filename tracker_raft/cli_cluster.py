@@ -26,6 +26,13 @@ def data_dir_option(function: _Function) -> _Function:
     )(function)
 
 
+new_cluster_option = click.option(
+    "--cluster",
+    metavar="NAME",
+    help="Name of the new cluster; not that of the old one. Default: a fresh one.",
+)
+
+
 def attach(data_dir: Path | None) -> Cluster:
     """The cluster meant. Raises :class:`click.UsageError` when there is none."""
     directory = data_dir or last_cluster()

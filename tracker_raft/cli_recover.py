@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from tracker_raft.cli_cluster import new_cluster_option
 from tracker_raft.errors import BadRequest, LocalError, Unsupported
 from tracker_raft.terminal import APP, emit_json, json_option
 
@@ -19,11 +20,7 @@ if TYPE_CHECKING:
 @click.argument("data_dir", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--force", is_flag=True, help="Do it. Without it only what would be lost is said.")
 @click.option("--node", metavar="NODE", help="Recover from this node. Default: the newest log.")
-@click.option(
-    "--cluster",
-    metavar="NAME",
-    help="Name of the new cluster; not that of the old one. Default: a fresh one.",
-)
+@new_cluster_option
 @json_option
 def recover(
     data_dir: Path, force: bool, node: str | None, cluster: str | None, as_json: bool

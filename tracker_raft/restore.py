@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -23,7 +22,7 @@ from pathlib import Path
 
 from tracker_raft.backup_format import HASH_BYTES, HEAD_BYTES_MAX, BackupHead
 from tracker_raft.cluster import ports
-from tracker_raft.cluster.launch import check_nodes
+from tracker_raft.cluster.launch import check_nodes, new_name
 from tracker_raft.cluster.state import Layout, require_directory
 from tracker_raft.errors import BadRequest, Damaged, LocalError, Unsupported
 from tracker_raft.machine import TrackerMachine
@@ -34,11 +33,6 @@ from tracker_raft.raft.snapshots import Incoming, Snapshot
 from tracker_raft.raft.storage import Directory
 
 CHUNK_BYTES = 1024 * 1024
-
-
-def new_name() -> str:
-    """A name that no other cluster has."""
-    return f"p2p-{secrets.token_hex(4)}"
 
 
 def other_name(wanted: str | None, old: str) -> str:

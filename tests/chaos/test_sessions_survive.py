@@ -58,6 +58,15 @@ def version(cluster: Cluster, name: str = "a") -> int:
         return client.lookup(name).version
 
 
+def restart_all(cluster: Cluster) -> None:
+    """Kill them all, then start them all."""
+    for node in cluster.nodes:
+        cluster.kill(node)
+    for node in cluster.nodes:
+        cluster.restart(node, wait=False)
+    cluster.wait_ready()
+
+
 def test_a_repeated_write_is_answered_and_not_run_after_kills_and_restarts() -> None:
     """Broken: a client whose tracker died does a thing twice, or never hears what became of it."""
     with Cluster.up(3) as cluster:
@@ -77,11 +86,7 @@ def test_a_repeated_write_is_answered_and_not_run_after_kills_and_restarts() -> 
                     cluster.endpoint(node), Publish("b", content_of("x"), 1, 100, PIECE_BYTES), 2
                 )
                 assert again == refused, "the number decides, not what is sent with it"
-        for node in cluster.nodes:
-            cluster.kill(node)
-        for node in cluster.nodes:
-            cluster.restart(node, wait=False)
-        cluster.wait_ready()
+        restart_all(cluster)
         for endpoint in cluster.endpoints:
             assert writer.at(endpoint, replacement("one"), 1) == first
         assert version(cluster) == 1
@@ -120,11 +125,7 @@ def test_the_replies_are_in_the_snapshot() -> None:
                 )
 
             wait_until("the log no longer has the write", covered)
-        for node in cluster.nodes:
-            cluster.kill(node)
-        for node in cluster.nodes:
-            cluster.restart(node, wait=False)
-        cluster.wait_ready()
+        restart_all(cluster)
         for endpoint in cluster.endpoints:
             assert writer.at(endpoint, replacement("one"), 1) == first
         assert version(cluster) == 1

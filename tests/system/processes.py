@@ -1,11 +1,14 @@
-"""Looking at processes in a test: who runs, and waiting until something is so."""
+"""Processes in a test: running one, who runs, and waiting until something is so."""
 
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import psutil
 
@@ -29,3 +32,17 @@ def wait_until(met: Callable[[], bool], what: str, timeout_s: float = 10.0) -> N
     while not met():
         assert time.monotonic() < until, f"not within {timeout_s} s: {what}"
         pause.wait(0.01)
+
+
+def python(*arguments: str, cwd: Path) -> str:
+    """What a program said on stdout; fails with what it said on stderr unless its status is 0."""
+    run = subprocess.run(
+        [sys.executable, *arguments],
+        cwd=cwd,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert run.returncode == 0, run.stderr
+    return run.stdout

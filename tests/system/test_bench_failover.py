@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from processes import wait_until
+from processes import python, wait_until
 
 from bench import etcd, namespaces
 from bench.faults import end_process
@@ -26,16 +26,8 @@ in_namespaces = pytest.mark.skipif(WHY_UNAVAILABLE is not None, reason=str(WHY_U
 def failover(tmp_path: Path, *arguments: str) -> dict[str, Any]:
     """What a run printed as JSON."""
     out = ["--json", "--out", str(tmp_path / "kept"), "--keep-logs", str(tmp_path / "logs")]
-    run = subprocess.run(
-        [sys.executable, "-m", "bench", "failover", "--faults", "1", *arguments, *out],
-        cwd=ROOT,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert run.returncode == 0, run.stderr
-    printed = json.loads(run.stdout)
+    run = python("-m", "bench", "failover", "--faults", "1", *arguments, *out, cwd=ROOT)
+    printed = json.loads(run)
     assert isinstance(printed, dict)
     return printed
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from processes import python
 
 from bench.swarms import rival_absent
 
@@ -17,16 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 
 
 def bench(*arguments: str) -> str:
-    run = subprocess.run(
-        [sys.executable, "-m", "bench", *arguments],
-        cwd=ROOT,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert run.returncode == 0, run.stderr
-    return run.stdout
+    return python("-m", "bench", *arguments, cwd=ROOT)
 
 
 def result_of(out: Path, *arguments: str) -> dict[str, Any]:

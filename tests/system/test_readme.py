@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from processes import python
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -32,16 +31,8 @@ def test_the_ten_lines_of_python_run_as_written(tmp_path: Path) -> None:
     (program,) = blocks("python")
     assert len(program.strip().splitlines()) <= 12
 
-    run = subprocess.run(
-        [sys.executable, "-c", program],
-        cwd=tmp_path,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    said = python("-c", program, cwd=tmp_path)
 
-    assert run.returncode == 0, run.stderr
-    assert run.stdout == "docs/hello@v1 from many, to many\n"
-    assert run.stdout.strip() in README, "the README says what it prints"
+    assert said == "docs/hello@v1 from many, to many\n"
+    assert said.strip() in README, "the README says what it prints"
     assert (tmp_path / "copy.txt").read_bytes() == (tmp_path / "hello.txt").read_bytes()

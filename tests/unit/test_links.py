@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, closing
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import Any
 import msgpack
 import pytest
 from journal_driver import Memory
+from replica_driver import WAIT_S, free_port, story, until
 
 from tracker_raft import wire
 from tracker_raft.config import MIB, Address, Member, NodeConfig, WireLimits
@@ -23,27 +24,7 @@ from tracker_raft.raft.election import Reconnect
 from tracker_raft.raft.links import Links
 from tracker_raft.raft.memory import KnownMembers
 
-WAIT_S = 20.0
 LIMITS = WireLimits(hello_timeout_s=0.3, link_frame_bytes_max=MIB)
-
-
-def story(run: Callable[[Path], Awaitable[None]]) -> Callable[[Path], None]:
-    """Run a test on a loop of its own, its docstring and name kept."""
-
-    def test(tmp_path: Path) -> None:
-        asyncio.run(asyncio.wait_for(_run(tmp_path), WAIT_S * 2))
-
-    async def _run(tmp_path: Path) -> None:
-        await run(tmp_path)
-
-    test.__name__, test.__doc__ = run.__name__, run.__doc__
-    return test
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class Owner:
@@ -92,12 +73,6 @@ async def running(config: NodeConfig, boot: str = "first") -> AsyncIterator[tupl
         yield links, owner
     finally:
         await links.close()
-
-
-async def until(condition: Callable[[], Any]) -> None:
-    async with asyncio.timeout(WAIT_S):
-        while not condition():  # noqa: ASYNC110 any condition, not one event
-            await asyncio.sleep(0.002)
 
 
 class Stranger:

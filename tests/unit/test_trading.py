@@ -4,7 +4,6 @@ trade, a limit is none, or a peer that misbehaves costs more than moments."""
 from __future__ import annotations
 
 import dataclasses
-import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -16,17 +15,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from peer_world import LOOPBACK, PIECE, QUICK, World, wait_until, world_in
 from test_seeder import Asker, refusal
-from test_transfer_bad_peers import requests, scanned_id
+from test_transfer_bad_peers import manifest_alone, scanned_id
 
 from peer import messages
 from peer.downloader import Download, NoSource
 from peer.lease import Lease
 from peer.limits import PEER_PROTOCOL_VERSION
 from peer.link import Lost
-from peer.messages import Answered, Cancel, GetManifest, Have, Hello, Request
+from peer.messages import Answered, Cancel, Have, Hello, Request
 from peer.pieces import Run
 from peer.ranges import Ranges
-from peer.scan import scan
 from peer.seeder import Seeder
 from tracker_raft import wire
 from tracker_raft.errors import BadRequest, Busy, NotFound
@@ -154,16 +152,11 @@ def test_a_peer_that_lies_about_what_it_has_is_given_up_with_a_reason(world: Wor
     """Broken if nobody can read why a peer was left alone."""
     path = world.random_file(20)
     content = scanned_id(path)
-    encoded = scan(path, piece_bytes=PIECE).manifest.encode()
 
-    def lie(connection: socket.socket) -> None:
-        for number, operation in requests(connection):
-            if isinstance(operation, GetManifest):
-                connection.sendall(messages.encode_ok(number, {"bytes": len(encoded)}) + encoded)
-            else:
-                connection.sendall(messages.encode_error(number, NotFound("not here")))
+    def lie(number: int) -> bytes:
+        return messages.encode_error(number, NotFound("not here"))
 
-    world.listen("a", content, lie)
+    world.listen("a", content, manifest_alone(path, lie))
     started_s = time.monotonic()
     with pytest.raises(NoSource, match=r"a at .* said it has pieces \d+\+\d+ and answered not_f"):
         world.fetch(content, limits=IMPATIENT)
@@ -190,15 +183,7 @@ def test_a_flood_of_news_bans(world: World, news: dict[str, object]) -> None:
     content = scanned_id(path)
     if news["content"] == b"c":
         news = {**news, "content": content}
-    encoded = scan(path, piece_bytes=PIECE).manifest.encode()
-
-    def flood(connection: socket.socket) -> None:
-        for number, operation in requests(connection):
-            if isinstance(operation, GetManifest):
-                connection.sendall(messages.encode_ok(number, {"bytes": len(encoded)}) + encoded)
-                connection.sendall(wire.encode(news, 65536))
-
-    world.listen("a", content, flood)
+    world.listen("a", content, manifest_alone(path, behind=wire.encode(news, 65536)))
     with pytest.raises(NoSource, match=r"a at .* (told|count is)"):
         world.fetch(content, limits=IMPATIENT)
 
@@ -207,14 +192,7 @@ def test_a_paused_peer_costs_moments(world: World) -> None:
     """Broken if what a silent peer was asked for waits for its deadline."""
     path = world.random_file(60)
     content = world.seed(path, "z")
-    encoded = scan(path, piece_bytes=PIECE).manifest.encode()
-
-    def pause(connection: socket.socket) -> None:
-        for number, operation in requests(connection):
-            if isinstance(operation, GetManifest):
-                connection.sendall(messages.encode_ok(number, {"bytes": len(encoded)}) + encoded)
-
-    world.listen("a", content, pause)
+    world.listen("a", content, manifest_alone(path))
     patient = dataclasses.replace(QUICK, progress_timeout_s=30.0, patience_s=60.0)
     fetched = world.fetch(content, limits=patient)
     assert fetched.path.read_bytes() == path.read_bytes()

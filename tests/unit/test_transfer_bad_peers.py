@@ -50,6 +50,24 @@ def requests(connection: socket.socket) -> Requests:
                 yield number, operation
 
 
+def manifest_alone(
+    path: Path, answer: Callable[[int], bytes] = lambda number: b"", behind: bytes = b""
+) -> Callable[[socket.socket], None]:
+    """A peer that gives the manifest of ``path`` and ``behind`` it; what else is asked for under a
+    number gets ``answer``."""
+    encoded = scan(path, piece_bytes=PIECE).manifest.encode()
+
+    def serve(connection: socket.socket) -> None:
+        for number, operation in requests(connection):
+            if isinstance(operation, GetManifest):
+                given = messages.encode_ok(number, {"bytes": len(encoded)}) + encoded
+                connection.sendall(given + behind)
+            else:
+                connection.sendall(answer(number))
+
+    return serve
+
+
 def spoil(path: Path) -> None:
     """Change bytes so that neither size nor time tell of it."""
     before = path.stat()
@@ -91,14 +109,7 @@ def scanned_id(path: Path) -> bytes:
 def test_a_stalling_peer_costs_a_progress_deadline(world: World) -> None:
     """Broken if a peer that accepts requests and sends nothing holds a download for ever."""
     path, content = with_an_honest_peer(world)
-    encoded = scan(path, piece_bytes=PIECE).manifest.encode()
-
-    def stall(connection: socket.socket) -> None:
-        for number, operation in requests(connection):
-            if isinstance(operation, GetManifest):
-                connection.sendall(messages.encode_ok(number, {"bytes": len(encoded)}) + encoded)
-
-    world.listen("a", content, stall)
+    world.listen("a", content, manifest_alone(path))
     check(world.fetch(content), path)
 
 
@@ -106,16 +117,11 @@ def test_a_trickling_peer_stalls(world: World) -> None:
     """Broken if a byte now and then counts as progress."""
     path = world.random_file(60)
     content = scanned_id(path)
-    encoded = scan(path, piece_bytes=PIECE).manifest.encode()
 
-    def trickle(connection: socket.socket) -> None:
-        for number, operation in requests(connection):
-            if isinstance(operation, GetManifest):
-                connection.sendall(messages.encode_ok(number, {"bytes": len(encoded)}) + encoded)
-            else:
-                connection.sendall(messages.encode_ok(number, {"bytes": 4 * PIECE}) + b"x")
+    def trickle(number: int) -> bytes:
+        return messages.encode_ok(number, {"bytes": 4 * PIECE}) + b"x"
 
-    world.listen("a", content, trickle)
+    world.listen("a", content, manifest_alone(path, trickle))
     with pytest.raises(NoSource, match=r"a at .* sent (\d+ bytes in|nothing for) 0\.3"):
         world.fetch(content, limits=IMPATIENT)
 

@@ -214,8 +214,7 @@ def _start_new(
         )
     for attempts_left in reversed(range(START_ATTEMPTS)):
         created = datetime.now(UTC).isoformat(timespec="seconds")
-        name = f"p2p-{secrets.token_hex(4)}"
-        layout = Layout(name, created, ports.places(nodes, base_port))
+        layout = Layout(new_name(), created, ports.places(nodes, base_port))
         crew = Crew(directory, layout, launch)
         try:
             with _usable(directory):
@@ -242,6 +241,11 @@ def _usable(directory: Path) -> Iterator[None]:
             f"data directory {directory} cannot be used: {error.strerror or error}; "
             f"nothing was started"
         ) from error
+
+
+def new_name() -> str:
+    """The name of a cluster that no other one has."""
+    return f"p2p-{secrets.token_hex(4)}"
 
 
 def check_nodes(nodes: int) -> None:

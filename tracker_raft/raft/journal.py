@@ -13,7 +13,7 @@ Rules
   segment at a time, before anything is written into it, and asked for again.
 
 The bytes are those of :mod:`records`, the files those of :mod:`segments`. What to re-check when
-you change it: ``tests/unit/test_journal.py`` cuts and flips a directory at every byte, the
+you change it: ``tests/unit/test_journal_damage.py`` cuts and flips a directory at every byte, the
 simulation crashes it at any event, and the golden directory in ``tests/interop``.
 """
 
