@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tests.sim.cluster import SimCluster, SimNode
-from tracker_raft.errors import Busy, NoLeader, OutcomeUnknown, P2PError
+from tracker_raft.errors import Busy, NoLeader, OutcomeUnknown, P2PError, Unsupported
 from tracker_raft.raft.configuration import Configuration, is_members, read_command
 from tracker_raft.raft.engine import Role
 from tracker_raft.raft.replica import Replica
@@ -148,7 +148,7 @@ class Operator:
             if reply is not None:
                 self.done += 1
                 self._note(kind, name, reply["index"])
-            elif isinstance(error, NoLeader | Busy | OutcomeUnknown):
+            elif isinstance(error, NoLeader | Busy | OutcomeUnknown | Unsupported):
                 self.world.after(PERIOD_S, None, self._ask, kind, name, until_s)
 
         if kind == "remove" and leader.node == name:

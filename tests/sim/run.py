@@ -17,6 +17,7 @@ from tests.sim.members import Operator
 from tests.sim.workload import SimClient
 from tests.sim.world import World
 from tracker_raft.config import RaftTiming
+from tracker_raft.versions import NEWEST
 
 FAULTY_S = 8.0
 HEALING_S = 20.0
@@ -76,6 +77,8 @@ def run(
     """
     world = World(seed)
     cluster = SimCluster(world, ids_of(seed), SMALL_BATCHES if seed % 2 else None)
+    if members:
+        cluster.network.version = NEWEST  # an entry of members needs it
     if faults is None:
         faults = draw(seed, cluster.ids, FAULTY_S, flips=flips, members=members)
     outcome = Outcome(seed, faults)

@@ -15,6 +15,7 @@ from tests.sim.test_elections import Scene
 from tracker_raft.errors import BadRequest, Busy, NoLeader, P2PError, Unavailable
 from tracker_raft.raft.configuration import Configuration
 from tracker_raft.raft.membership import Membership
+from tracker_raft.versions import NEWEST
 
 SEEDS = range(4)
 HERE = "127.0.0.1:1"
@@ -36,6 +37,7 @@ class Members(Scene):
 
     def __init__(self, seed: int, nodes: int = 3) -> None:
         super().__init__(seed, nodes)
+        self.cluster.network.version = NEWEST  # an entry of members needs it
         self.operator = Operator(self.cluster, self.watch.changes)
 
     def of(self, node: SimNode) -> Membership:
