@@ -34,6 +34,8 @@ _name, _, _count = os.environ.get(ENVIRONMENT, "").partition(":")
 _left = int(_count or 1)
 if _name and _name not in NAMES:
     raise ValueError(f"{ENVIRONMENT}={_name}: expected one of {', '.join(NAMES)}")
+ARMED: Final = bool(_name)
+"""Whether this process is to be killed anywhere."""
 
 
 def reach(name: str) -> None:

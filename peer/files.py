@@ -1,12 +1,16 @@
-"""Descriptors kept open, a bounded number of them."""
+"""Descriptors: a bounded number of them kept open, and what is done with one."""
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
+
+from tracker_raft.errors import LocalError
 
 
 class OpenFiles:
@@ -61,3 +65,39 @@ class OpenFiles:
 
     def __repr__(self) -> str:
         return f"<OpenFiles idle={len(self._idle)} used={len(self._used)} max={self._max}>"
+
+
+def fill(fd: int, view: memoryview, offset: int) -> None:
+    """Read a whole ``view`` from ``offset`` on. Raises :class:`LocalError` when the file ends."""
+    filled = os.preadv(fd, [view], offset)
+    while filled < len(view):
+        size = os.preadv(fd, [view[filled:]], offset + filled)
+        if size == 0:
+            raise LocalError(f"the file ends at {offset + filled} bytes")
+        filled += size
+
+
+def reserve(fd: int, size: int) -> None:
+    """Give an open file its size, with the space for it where the file system can promise that."""
+    try:
+        os.posix_fallocate(fd, 0, size)
+    except OSError as error:
+        if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
+            raise
+        os.ftruncate(fd, size)
+
+
+def write_all(fd: int, data: memoryview, offset: int) -> None:
+    """Write all of ``data`` from ``offset`` on."""
+    written = 0
+    while written < len(data):
+        written += os.pwrite(fd, data[written:], offset + written)
+
+
+def sync_path(place: str | Path) -> None:
+    """Have a file or a directory on disk before it returns."""
+    fd = os.open(place, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

@@ -50,8 +50,12 @@ class Lease:
     def join(self, content: bytes, *, complete: bool) -> None:
         """Tell the trackers that this peer serves ``content``, and go on telling them.
 
-        Raises :class:`P2PError` when they cannot be told now; then it is not gone on with.
+        What they were told already is not told again. Raises :class:`P2PError` when they cannot be
+        told now; then it is not gone on with.
         """
+        with self._lock:
+            if self._contents.get(content) is complete:
+                return
         self._join(content, complete)
         with self._lock:
             self._contents[content] = complete

@@ -47,16 +47,19 @@ Progress = Callable[[int, int], None]
 """Called with bytes hashed and bytes in all, from any thread, one call at a time."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class SourceFile:
     """A file on this machine and what it looked like when it was hashed."""
 
     path: str
     size: int
-    mtime_ns: int
+    mtime_ns: int | None
+    """None: what it is at the first :meth:`check`."""
 
     def check(self, found: os.stat_result) -> None:
         """Raises :class:`LocalError` when ``found`` is not what was hashed."""
+        if self.mtime_ns is None:
+            self.mtime_ns = found.st_mtime_ns
         if found.st_size != self.size or found.st_mtime_ns != self.mtime_ns:
             raise LocalError(
                 f"{self.path} changed: it has {found.st_size} bytes, modified at "
@@ -70,6 +73,8 @@ class Scanned:
 
     manifest: Manifest
     sources: tuple[SourceFile, ...]
+    encoded: bytes | None = None
+    """The encoded manifest where it is at hand."""
 
 
 class _FoundFile(NamedTuple):  # quicker to make than a dataclass, and there may be a million

@@ -8,9 +8,10 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
-from peer.files import OpenFiles
+from peer.files import OpenFiles, fill
 from peer.manifest import Manifest, content_id
-from peer.scan import Scanned, SourceFile
+from peer.pieces import Span
+from peer.scan import Scanned
 from tracker_raft.errors import Damaged, LocalError
 
 _log = logging.getLogger(__name__)
@@ -42,6 +43,11 @@ class Content(Protocol):
     def open(self, file: int) -> AbstractContextManager[int]:
         """The descriptor of a file, valid inside the ``with``. Raises :class:`Damaged`."""
 
+    def read(self, span: Span, view: memoryview) -> None:
+        """Fill ``view``, which is as long as ``span``, with that piece. Raises :class:`Damaged`
+        when its file is not what its manifest says any more, :class:`LocalError` when it ends
+        before the piece does."""
+
 
 class SharedFiles:
     """A complete content, served from the files it was made of. Nothing is copied.
@@ -52,7 +58,7 @@ class SharedFiles:
 
     def __init__(self, scanned: Scanned, open_files: OpenFiles) -> None:
         self.manifest = scanned.manifest
-        self.encoded = scanned.manifest.encode()
+        self.encoded = scanned.encoded or scanned.manifest.encode()
         self.id = content_id(self.encoded)
         self._sources = scanned.sources
         self._open_files = open_files
@@ -65,47 +71,52 @@ class SharedFiles:
         return first + count <= self.manifest.pieces.count
 
     def check(self, file: int) -> None:
-        with self._as_damage(file):
-            source = self._sources[file]
+        source = self._sources[file]
+        try:
             source.check(os.stat(source.path))  # noqa: PTH116  # a Path would double the cost
+        except (LocalError, OSError) as error:
+            raise self._damage(file, error) from error
 
     @contextmanager
     def open(self, file: int) -> Iterator[int]:
-        source = self._sources[file]
-
-        def opener() -> int:
-            with self._as_damage(file):
-                return _open(source)
-
-        if source.size > self.manifest.piece_bytes:
-            with self._open_files.use((self.id, file), opener) as fd:
+        if self._sources[file].size > self.manifest.piece_bytes:
+            with self._open_files.use((self.id, file), lambda: self._open(file)) as fd:
                 yield fd
             return
-        fd = opener()  # read once by each fetch: not worth a place among those kept open
+        fd = self._open(file)  # read once by each fetch: not worth a place among those kept open
         try:
             yield fd
         finally:
             os.close(fd)
 
-    @contextmanager
-    def _as_damage(self, file: int) -> Iterator[None]:
-        """Other peers learn which file it is, not where it lies on this machine."""
+    def read(self, span: Span, view: memoryview) -> None:
+        if self._sources[span.file].size > self.manifest.piece_bytes:
+            with self.open(span.file) as fd:
+                fill(fd, view, span.offset)
+            return
+        fd = self._open(span.file)  # no context: of a small file it would cost as much as this
         try:
-            yield
+            fill(fd, view, span.offset)
+        finally:
+            os.close(fd)
+
+    def _open(self, file: int) -> int:
+        source = self._sources[file]
+        try:
+            fd = os.open(source.path, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                source.check(os.fstat(fd))
+            except BaseException:
+                os.close(fd)
+                raise
         except (LocalError, OSError) as error:
-            _log.info("not served: %s", error)  # the watch tells who shares it
-            name = self.manifest.files[file].path or "it"
-            raise Damaged(f"{name} is not what was shared any more") from error
+            raise self._damage(file, error) from error
+        return fd
+
+    def _damage(self, file: int, error: Exception) -> Damaged:
+        """Other peers learn which file it is, not where it lies on this machine."""
+        _log.info("not served: %s", error)  # the watch tells who shares it
+        return Damaged(f"{self.manifest.files[file].path or 'it'} is not what was shared any more")
 
     def __repr__(self) -> str:
         return f"<SharedFiles {self.id.hex()[:8]} {self.manifest}>"
-
-
-def _open(source: SourceFile) -> int:
-    fd = os.open(source.path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        source.check(os.fstat(fd))
-    except BaseException:
-        os.close(fd)
-        raise
-    return fd

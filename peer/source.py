@@ -289,14 +289,12 @@ class Source:
                 self._task.down.wait(size, self._task.pause)
                 self._receive(self._buffer[:size])
                 self.bytes_payload += size
-                place = 0
-                for span in batch:
-                    data = self._buffer[place : place + span.length]
-                    if not store.put(span, data):
-                        raise BadRequest(f"sent wrong bytes for piece {span.piece}")
-                    place += span.length
-                    right += 1
-                    right_bytes += span.length
+                written = store.put(batch, self._buffer[:size])
+                right += written
+                if written < len(batch):
+                    right_bytes += sum(span.length for span in batch[:written])
+                    raise BadRequest(f"sent wrong bytes for piece {batch[written].piece}")
+                right_bytes += size
                 if (now_s := time.monotonic()) >= bring_at_s:
                     bring_at_s = now_s + self._limits.tell_interval_s
                     self._bring(run, first, right, right_bytes)

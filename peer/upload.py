@@ -15,7 +15,7 @@ import os
 import socket
 import threading
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from peer import messages
@@ -31,7 +31,8 @@ from tracker_raft.commands import Operation, PeerRecord
 from tracker_raft.errors import BadRequest, Busy, LimitReached, LocalError, NotFound, P2PError
 
 GATHER_BYTES = 256 * 1024
-"""The buffer for small pieces; of one connection."""
+GATHER_BYTES_MAX = 1024 * 1024
+"""The buffer for small pieces, of one connection; the second where a run of them is longer."""
 SMALL_BYTES = 64 * 1024
 """Pieces up to this are gathered: below it one more system call costs more than the copy."""
 LINGER_S = 0.5
@@ -272,14 +273,12 @@ class Upload:
         total = sum(span.length for span in spans)
         if total > self._limits.run_bytes_max and request.count > 1:
             raise LimitReached(f"run of {total} bytes, limit {self._limits.run_bytes_max}")
-        for file in dict.fromkeys(span.file for span in spans):
-            content.check(file)
+        header = messages.encode_ok(number, {"bytes": total})
+        if not self._gathers(content, spans, len(header) + total):
+            for file in dict.fromkeys(span.file for span in spans):
+                content.check(file)
         self._host.slot(self)
-        try:
-            self._send(content, messages.encode_ok(number, {"bytes": total}), spans)
-        except P2PError as error:
-            # The header may be out: only closing tells the peer that its bytes will not come.
-            raise ConnectionAbortedError(str(error)) from error
+        self._send(content, header, spans)
 
     def _spans(self, content: Content, request: Request) -> list[Span]:
         pieces = content.manifest.pieces
@@ -291,30 +290,52 @@ class Upload:
             raise NotFound(f"pieces {request.first}+{request.count} are not all here yet")
         return list(pieces.spans(request.first, request.count))
 
-    def _send(self, content: Content, header: bytes, spans: Iterable[Span]) -> None:
-        if not self._buffer:
-            self._buffer = memoryview(bytearray(GATHER_BYTES))
+    def _gathers(self, content: Content, spans: Sequence[Span], size: int) -> bool:
+        """Whether an answer of ``size`` bytes is whole small files, all read before anything of it
+        is sent, so that what is wrong with one shows in time. Makes the buffer."""
+        files = content.manifest.files
+        whole = (
+            size <= GATHER_BYTES_MAX
+            and not self._host.up.limited  # what is limited is to flow, not to gush
+            and all(
+                span.length <= SMALL_BYTES and files[span.file].size == span.length
+                for span in spans
+            )
+        )
+        wanted = GATHER_BYTES_MAX if whole and size > GATHER_BYTES else GATHER_BYTES
+        if len(self._buffer) < wanted:
+            self._buffer = memoryview(bytearray(wanted))
+        return whole
+
+    def _send(self, content: Content, header: bytes, spans: Sequence[Span]) -> None:
+        """Send an answer. Raises :class:`P2PError` when nothing of it is out yet; what fails later
+        closes the connection: only that tells the peer that its bytes will not come."""
         buffer, up = self._buffer, self._host.up
-        filled = len(header)
+        filled, begun = len(header), False
         buffer[:filled] = header
         with self._sending:
             self._send_unsent()
             self._send_news()
-            for span in spans:
-                with content.open(span.file) as fd:
-                    if span.length > SMALL_BYTES:
-                        if filled:
-                            self._socket.sendall(buffer[:filled], socket.MSG_MORE)
-                            filled = 0
-                        self._send_file(fd, span)
-                        continue
-                    if filled + span.length > len(buffer):
+            try:
+                for span in spans:
+                    large = span.length > SMALL_BYTES
+                    if filled and (large or filled + span.length > len(buffer)):
+                        begun = True
                         self._socket.sendall(buffer[:filled], socket.MSG_MORE)
                         filled = 0
-                    up.wait(span.length, self._host.pause)
-                    _read_span(fd, buffer[filled : filled + span.length], span)
+                    if large:
+                        with content.open(span.file) as fd:
+                            self._send_file(fd, span)
+                        continue
+                    if up.limited:
+                        up.wait(span.length, self._host.pause)
+                    content.read(span, buffer[filled : filled + span.length])
                     filled += span.length
                     self.bytes_sent += span.length
+            except P2PError as error:
+                if begun:
+                    raise ConnectionAbortedError(str(error)) from error
+                raise
             if filled:
                 self._socket.sendall(buffer[:filled])
 
@@ -329,12 +350,3 @@ class Upload:
                 raise LocalError(f"a shared file ends at {offset} bytes, expected {end}")
             offset += sent
             self.bytes_sent += sent
-
-
-def _read_span(fd: int, view: memoryview, span: Span) -> None:
-    filled = 0
-    while filled < len(view):
-        size = os.preadv(fd, [view[filled:]], span.offset + filled)
-        if size == 0:
-            raise LocalError(f"a shared file ends at {span.offset + filled} bytes")
-        filled += size

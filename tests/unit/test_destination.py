@@ -193,7 +193,8 @@ def test_only_what_was_chosen_appears(tmp_path: Path) -> None:
     for start, end in store.wanted:
         for span in scanned.manifest.pieces.spans(start, end - start):
             data = Path(scanned.sources[span.file].path).read_bytes()
-            assert store.put(span, memoryview(data[span.offset : span.offset + span.length]))
+            piece = memoryview(data[span.offset : span.offset + span.length])
+            assert store.put([span], piece) == 1
     assert not store.complete
     store.finish()
     store.close()

@@ -15,6 +15,7 @@ from peer_world import LOOPBACK, QUICK, World, world_in
 
 from peer import destination
 from peer.manifest import Kind, Manifest, content_id
+from peer.pieces import Span
 from peer.seeder import Seeder
 from tracker_raft.errors import BadRequest, LocalError, P2PError
 
@@ -45,6 +46,9 @@ class Offered:
         raise AssertionError("a piece was asked for")
 
     def open(self, file: int) -> AbstractContextManager[int]:
+        raise AssertionError("a piece was asked for")
+
+    def read(self, span: Span, view: memoryview) -> None:
         raise AssertionError("a piece was asked for")
 
 

@@ -38,7 +38,7 @@ def fill(store: Store, scanned: Scanned) -> None:
     for span in manifest.pieces.spans(0, manifest.pieces.count):
         with open(scanned.sources[span.file].path, "rb") as file:
             file.seek(span.offset)
-            assert store.put(span, memoryview(file.read(span.length)))
+            assert store.put([span], memoryview(file.read(span.length))) == 1
 
 
 def listing(path: Path) -> list[str]:
@@ -69,11 +69,29 @@ def test_wrong_bytes_are_not_written(tmp_path: Path) -> None:
     scanned = scan(path)
     store = store_for(scanned, tmp_path / "copy")
     span = next(scanned.manifest.pieces.spans(0, 1))
-    assert not store.put(span, memoryview(b"wrong"))
+    assert store.put([span], memoryview(b"wrong")) == 0
     assert store.part.read_bytes() == b""
-    assert store.put(span, memoryview(b"right"))
+    assert store.put([span], memoryview(b"right")) == 1
     store.finish()
     assert (tmp_path / "copy").read_bytes() == b"right"
+
+
+def test_what_comes_before_wrong_bytes_counts_and_nothing_after_is_written(tmp_path: Path) -> None:
+    """Broken if one wrong piece among many costs the right ones, or lets others through."""
+    source = tmp_path / "source"
+    source.mkdir()
+    for name in "abcd":
+        (source / name).write_bytes(name.encode() * 100)
+    scanned = scan(source)
+    store = store_for(scanned, tmp_path / "copy")
+    spans = list(scanned.manifest.pieces.spans(0, 4))
+    data = b"a" * 100 + b"b" * 100 + b"x" * 100 + b"d" * 100
+    assert store.put(spans, memoryview(data)) == 2
+    assert list(store.verified) == [(0, 2)]
+    assert listing(store.part) == ["a", "b"]
+    assert store.put(spans[2:], memoryview(b"c" * 100 + b"d" * 100)) == 2
+    store.finish()
+    assert (tmp_path / "copy" / "c").read_bytes() == b"c" * 100
 
 
 @pytest.mark.parametrize("kind", ["file", "tree"])

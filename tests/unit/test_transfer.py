@@ -17,6 +17,7 @@ from peer_world import PIECE, QUICK, World, wait_until, world_in
 
 from peer.downloader import Cancelled, Download, NoSource
 from peer.manifest import Manifest
+from peer.pieces import Span
 from peer.progress import Progress
 from peer.ranges import Ranges
 from peer.scan import scan
@@ -55,6 +56,11 @@ class Hooked:
         self.opened += 1
         self.on_open()
         return self._content.open(file)
+
+    def read(self, span: Span, view: memoryview) -> None:
+        self.opened += 1
+        self.on_open()
+        self._content.read(span, view)
 
 
 @pytest.mark.parametrize(
