@@ -34,7 +34,7 @@ CAUGHT_BY: dict[str, tuple[int, ...]] = {
     "reply table dropped": (0, 1, 5),
     "no stickiness": (11,),
     "a slow disk is taken for death": (0,),
-    "reads on the leader's word alone": (7, 1, 2, 11),
+    "reads on the leader's word alone": (40,),
     "reads before their index is applied": (10, 21, 33, 121, 180),
 }
 """Seeds that caught each mutant when it was hunted."""
