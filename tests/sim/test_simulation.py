@@ -35,7 +35,7 @@ CAUGHT_BY: dict[str, tuple[int, ...]] = {
     "reply table dropped": (0, 1, 5),
     "no stickiness": (11,),
     "a slow disk is taken for death": (0,),
-    "reads on the leader's word alone": (7, 1, 2, 11),
+    "reads on the leader's word alone": (40,),
     "reads before their index is applied": (10, 21, 33, 121, 180),
     "a second change before the first is committed (S14)": (17,),
     "members change at the commit only (S14)": (1,),

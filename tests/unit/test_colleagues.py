@@ -68,7 +68,7 @@ class Office:
             WireLimits(),
             leaderless_s=LEADERLESS_S,
             now=lambda: self.now_s,
-            kick=lambda: None,
+            flush=lambda: None,
         )
 
     def lead(self) -> int:

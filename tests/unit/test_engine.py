@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from engine_driver import REGULAR, Member, acknowledgement, append, entry
 
-from tracker_raft.raft.engine import APPLY_BYTES_MAX, Role
+from tracker_raft.raft.engine import APPLY_BYTES_MAX, COMMIT_TOLD_S, Role
 
 
 @pytest.fixture
@@ -108,3 +109,21 @@ def test_a_long_log_is_applied_in_slices(member: Member) -> None:
         assert member.engine.applies_more == (member.engine.raftLastApplied < 11)
     assert [index for index, _ in member.applied] == list(range(2, 12))
     assert ticks == 3
+
+
+def test_a_new_commit_index_alone_is_told_a_moment_later(member: Member) -> None:
+    """Broken: each commit is a message of its own beside the entries; or followers are told of the
+    last one only with the next sign of life."""
+    engine, term = member.engine, member.lead()
+    engine.send_what_is_new(time.monotonic())
+    member.line.sent.clear()
+    engine.doTick(0)
+    assert member.sent("append_entries"), "new entries leave at once"
+    member.filtered("n2", acknowledgement(term, 3))
+    asked_s = time.monotonic()
+    engine.send_what_is_new(asked_s)
+    assert engine.deadline() == asked_s + COMMIT_TOLD_S
+    engine.send_what_is_new(asked_s + COMMIT_TOLD_S / 2)
+    assert engine.deadline() == asked_s + COMMIT_TOLD_S, "it is put off by each turn"
+    engine.doTick(0)
+    assert engine.raftCommitIndex == 2

@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 from engine_driver import Line, Member, acknowledgement, append
 
+from tracker_raft.config import Address, NodeConfig, WireLimits
+from tracker_raft.config import Member as Voter
 from tracker_raft.raft import filters
 from tracker_raft.raft.engine import Member as Node
 from tracker_raft.raft.filters import Message
@@ -22,6 +24,16 @@ from tracker_raft.raft.outbox import Outbox
 from tracker_raft.versions import NEWEST
 
 BACKLOG_BYTES_MAX = 1000
+HERE = Address("127.0.0.1", 1)
+CONFIG = NodeConfig(
+    "n1",
+    Path(),
+    tuple(Voter(node, HERE) for node in ("n1", "n2", "n3")),
+    HERE,
+    HERE,
+    HERE,
+    limits=WireLimits(link_buffer_bytes_soft=BACKLOG_BYTES_MAX),
+)
 
 
 class Lines:
@@ -29,6 +41,7 @@ class Lines:
 
     def __init__(self) -> None:
         self.sent: list[tuple[str, Message]] = []
+        self.lost = False
         self.connected: tuple[str, ...] = ("n1", "n2", "n3")
         self.backlog_bytes = 0
 
@@ -42,8 +55,9 @@ class Lines:
         return self.backlog_bytes
 
     def send(self, node: str, message: Message) -> bool:
-        self.sent.append((node, message))
-        return True
+        if not self.lost:
+            self.sent.append((node, message))
+        return not self.lost
 
     def flush(self) -> None: ...
     def drop(self, node: str, reason: str) -> None: ...
@@ -56,14 +70,16 @@ class Post(Line):
     def __init__(self) -> None:
         super().__init__()
         self.forced = False
+        self.now_s = 0.0
         self.lines = Lines()
         self.flights = Flights()
         self.outbox = Outbox(
+            CONFIG,
             self.lines,
             self.flights,
             Gate(),
-            BACKLOG_BYTES_MAX,
             lambda: SimpleNamespace(raftCurrentTerm=self.term, forced=self.forced),
+            lambda: self.now_s,
         )
 
     def send(self, node: Node, message: Message) -> bool:
@@ -359,3 +375,43 @@ def test_a_link_that_is_behind_gets_no_entries_but_still_heartbeats() -> None:
     post.lines.backlog_bytes = BACKLOG_BYTES_MAX
     assert post.send(Node("n2"), full)
     assert [len(message["entries"]) for _, message in post.take()] == [1]
+
+
+def test_an_acknowledgement_is_not_said_twice_within_a_moment() -> None:
+    """Broken: each new commit index costs every follower an answer that says nothing; or a leader
+    that nobody writes to hears of nobody, and stops leading."""
+    post = Post()
+    said = filters.acknowledge(4)
+
+    def says(message: Message) -> bool:
+        post.send(Node("n2"), message)
+        return len(post.take()) == 1
+
+    assert says(said)
+    assert not says(said)
+    assert says(filters.acknowledge(5)), "it has one entry more"
+    assert says(said), "it has one less again"
+    refusal = {**said, "success": False, "reset": True}
+    assert says(refusal) and says(refusal), "a leader is to hear each ask"
+    post.now_s = 1.0
+    assert says(said), "a sign of life"
+    post.term = 1
+    assert says(said), "another leader's term"
+
+
+def test_an_acknowledgement_is_said_again_over_a_new_link() -> None:
+    """Broken: what a broken link lost is taken for said, and the leader waits for it."""
+    post = Post()
+    n2 = Node("n2")
+    post.send(n2, filters.acknowledge(4))
+    assert post.take()
+    post.outbox._onNodeDisconnected(n2)
+    post.send(n2, filters.acknowledge(4))
+    assert post.take(), "the link broke"
+    post.outbox._onNodeDisconnected(n2)
+    post.send(n2, filters.acknowledge(4))
+    post.lines.lost = True
+    assert not post.take()
+    post.lines.lost = False
+    post.send(n2, filters.acknowledge(4))
+    assert post.take(), "it never left"

@@ -53,7 +53,7 @@ def check_forwarded(packed: object) -> str:
 
 
 class Colleagues:
-    """This tracker's side of those conversations. ``kick`` asks for a turn of the replica.
+    """This tracker's side of those conversations. ``flush`` lets what was sent leave soon.
 
     ``leaderless_s``: what waits for a leader is given back when there was none for so long.
     """
@@ -68,7 +68,7 @@ class Colleagues:
         *,
         leaderless_s: float,
         now: Callable[[], float],
-        kick: Callable[[], None],
+        flush: Callable[[], None],
     ) -> None:
         self._engine = engine
         self._intake = intake
@@ -76,7 +76,7 @@ class Colleagues:
         self._lines = lines
         self._limits = limits
         self._now = now
-        self._kick = kick
+        self._flush = flush
         self._ask_from_s = 0.0
         self._leaderless_max_s = leaderless_s
         self._leaderless_from_s: float | None = None
@@ -162,6 +162,7 @@ class Colleagues:
             probe = {"type": "probe", "term": self._engine.raftCurrentTerm, "round": number}
             for node in members:
                 self._lines.send(node, probe)
+            self._engine.send_now()  # whoever asked is to have applied what it will be told
 
     # -- answering -------------------------------------------------------------------------------
 
@@ -194,7 +195,8 @@ class Colleagues:
             self._lines.send(node, {"type": "forwarded", "batch": number, "replies": replies})
         except TooLarge as error:
             self._lines.drop(node, str(error))
-        self._kick()
+        self._engine.send_now()  # its client may read there what it was just told
+        self._flush()
 
     def _on_forwarded(self, node: str, message: Message) -> None:
         replies = [
@@ -215,7 +217,7 @@ class Colleagues:
 
         def granted(index: int | None, error: P2PError | None) -> None:
             self._lines.send(node, {"type": "read_at", "number": number, "index": index})
-            self._kick()
+            self._flush()
 
         if self._engine.role is Role.LEADER:
             deadline_s = self._now() + self._limits.request_deadline_max_s

@@ -40,6 +40,9 @@ APPLY_BYTES_MAX = 64 * 1024
 """Commands applied in one tick: about 10 ms of work for the state machine."""
 ENTRY_BYTES_LEAST = 64
 """What an entry counts for at least, however short its command."""
+COMMIT_TOLD_S = 0.001
+"""Followers are told of a new commit index after this time, or with what they are sent before. Told
+at once it would be a message of its own for each entry, as dear to all as the entry."""
 NEVER_S = 1e12
 """The library's own election time-out."""
 
@@ -132,6 +135,7 @@ class Engine(SyncObj):  # type: ignore[misc]  # the library is untyped
         the index of the snapshot that the state begins with."""
         self._applier = applier
         self._log = journal
+        self._last_index_seen = 0
         self.forced = False
         """Vote requests that leave now are not to be held by their receivers."""
         self._asked_to_stand = False
@@ -304,9 +308,15 @@ class Engine(SyncObj):  # type: ignore[misc]  # the library is untyped
         return math.inf
 
     def outline(self) -> tuple[object, ...]:
-        """What a tick could act on after a message of a member."""
-        log = self._log.position, self.raftCommitIndex, self.commit_would_move()
-        return self.role, self.leader, self.raftCurrentTerm, *log
+        """What a tick could act on after a message of a member. New entries are not among it: a
+        follower keeps them, and applies what is committed."""
+        return (
+            self._SyncObj__raftState,
+            self._SyncObj__raftLeader,
+            self._SyncObj__raftCurrentTerm,
+            self._SyncObj__raftCommitIndex,
+            self.commit_would_move(),
+        )
 
     def matched(self, node: Member) -> int:
         """As the leader: index up to which the log of ``node`` is known to be the same."""
@@ -323,7 +333,7 @@ class Engine(SyncObj):  # type: ignore[misc]  # the library is untyped
         Only an entry of the leader's own term moves it (Raft paper, 5.4.2). Without that check
         the answer would stay yes, and the loop spin, while a follower catches up on older terms.
         """
-        if self.role is not Role.LEADER:
+        if self.role is not Role.LEADER or self._log.last_index <= self.raftCommitIndex:
             return False
         match = [self._SyncObj__raftMatchIndex[node] for node in self._SyncObj__otherNodes]
         match.append(self._log.last_index)
@@ -344,7 +354,22 @@ class Engine(SyncObj):  # type: ignore[misc]  # the library is untyped
 
     def send_now(self) -> None:
         """Let the next tick of a leader send what is new, not only when its period is over."""
-        self._SyncObj__newAppendEntriesTime = 0
+        self._SyncObj__newAppendEntriesTime: float = 0.0
+
+    def send_what_is_new(self, now_s: float) -> None:
+        """Before a tick: let it send new entries, and soon a commit index that it will raise."""
+        if self._log.last_index != self._last_index_seen:
+            self.send_now()
+            self._last_index_seen = self._log.last_index
+        elif self.commit_would_move():
+            due_s = self._SyncObj__newAppendEntriesTime
+            self._SyncObj__newAppendEntriesTime = min(due_s, now_s + COMMIT_TOLD_S)
+
+    @property
+    def has_more(self) -> bool:
+        """After a tick: whether there is work for another one at once."""
+        new = self._log.last_index != self._last_index_seen
+        return new or self.applies_more or self.commit_would_move()
 
     def stand(self, *, forced: bool = False) -> None:
         """Let the next tick raise the term and ask for votes; ``forced``: at once everywhere."""

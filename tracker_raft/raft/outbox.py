@@ -5,30 +5,44 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 
+from tracker_raft.config import NodeConfig
 from tracker_raft.raft import filters
 from tracker_raft.raft.engine import Engine, Member, Transport
 from tracker_raft.raft.flights import Flights
 from tracker_raft.raft.gate import Gate
 from tracker_raft.raft.seams import Lines, Message
 
+Said = tuple[int, int, int]
+"""Term, next index and flight of an acknowledgement."""
+
 
 class Outbox(Transport):  # type: ignore[misc]  # the library is untyped
-    """The transport PySyncObj sends through. ``engine`` gives the sender when asked."""
+    """The transport PySyncObj sends through. ``engine`` gives the sender when asked.
+
+    A leader tells a new commit index soon, so a follower hears from it again right after an
+    entry, with nothing new to say: an acknowledgement that went over the same link within the last
+    half period of signs of life is not said again.
+    """
 
     def __init__(
         self,
+        config: NodeConfig,
         lines: Lines,
         flights: Flights,
         gate: Gate,
-        backlog_bytes_max: int,
         engine: Callable[[], Engine],
+        now: Callable[[], float],
     ) -> None:
         super().__init__(None, None, None)
         self._lines = lines
         self._flights = flights
         self._gate = gate
-        self._backlog_bytes_max = backlog_bytes_max
+        self._backlog_bytes_max = config.limits.link_buffer_bytes_soft
         self._engine = engine
+        self._now = now
+        self._repeat_s = config.timing.heartbeat_s / 2
+        self._said: dict[str, tuple[Said, float]] = {}
+        """The last acknowledgement that went to each member over its link, and when."""
         self._queue: deque[tuple[str, Message]] = deque()
 
     def send(self, node: Member, message: Message) -> bool:
@@ -55,5 +69,21 @@ class Outbox(Transport):  # type: ignore[misc]  # the library is untyped
     def release(self, durable: int) -> None:
         """Let go the promises that the journal keeps by now, and all that was queued."""
         for node, message in self._gate.promises(durable):
-            self._lines.send(node, message)
+            if message["type"] == "next_node_idx" and message["success"]:
+                self._acknowledge(node, message)
+            else:
+                self._lines.send(node, message)
         self._lines.flush()
+
+    def _acknowledge(self, node: str, message: Message) -> None:
+        """Send an acknowledgement, unless it says nothing that was not said just now."""
+        said = message["term"], message["next_node_idx"], message["flight"]
+        last, at_s = self._said.get(node, (None, 0.0))
+        now_s = self._now()
+        if (said != last or now_s >= at_s + self._repeat_s) and self._lines.send(node, message):
+            self._said[node] = said, now_s
+
+    def _onNodeDisconnected(self, node: Member) -> None:
+        """What was said over a broken link may not have arrived."""
+        self._said.pop(str(node.id), None)
+        super()._onNodeDisconnected(node)

@@ -168,6 +168,8 @@ class ReadBarrier:
 
     def expire(self, now_s: float) -> None:
         """Answer with an error every read whose deadline is over."""
+        if not (self._waiting or self._asked or self._rounds):
+            return
         for group in self._groups():
             for waiter in group:
                 if waiter.deadline_s <= now_s:

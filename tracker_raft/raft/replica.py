@@ -10,13 +10,14 @@ The order of a turn is the safety argument (S4, S5 of the library's defects):
 
 1. what waits is packed into entries and enters the log of a leader, or is forwarded to it;
 2. the engine ticks: commit, apply (callbacks answer proposers), send;
-3. messages that promise nothing (appends, forwards) leave;
-4. the writer is handed what the journal took in, one sync for all of it, beside the loop;
-5. messages that promise durability (acknowledgements, votes, vote requests) leave once what they
-   rest on is durable (:mod:`gate`), in this turn or when the writer is done.
+3. messages that promise nothing (appends, forwards) leave, and those that promise durability
+   (acknowledgements, votes, vote requests) if what they rest on is durable (:mod:`gate`);
+4. the writer is handed what the journal took in, one sync for all of it, beside the loop; when it
+   is done, the promises that waited for it leave.
 
-A leader counts itself as soon as an acknowledgement arrives, so acknowledgements above its own
-durable index wait at the gate; a node that is alone ticks only when its journal is durable.
+A follower takes steps 3 and 4 before a tick as well, and alone where it only got entries. A leader
+counts itself as soon as an acknowledgement arrives, so those above its own durable index wait at
+the gate; a node that is alone ticks only when its journal is durable.
 """
 
 from __future__ import annotations
@@ -78,11 +79,12 @@ class Replica:
         self._on_fatal = on_fatal
         self._scheduler = scheduler
         self._lag = LoopLag(config.timing.election_timeout_s)
-        self._turns = Turns(scheduler, self._lag, self._turn, self._failed)
+        self._turns = Turns(scheduler, self._lag, self._turn, self._flush, self._failed)
         self.kick = self._turns.kick
         self._flights = Flights()
-        bytes_max = config.limits.link_buffer_bytes_soft
-        self._outbox = Outbox(links, self._flights, self._gate, bytes_max, lambda: self.engine)
+        self._outbox = Outbox(
+            config, links, self._flights, self._gate, lambda: self.engine, scheduler.time
+        )
         self.intake = Intake(
             pending_max=config.limits.intake_max,
             operation_bytes_max=config.timing.entry_bytes_max // 2,
@@ -91,7 +93,6 @@ class Replica:
         self._leading = False
         self.removed = False
         """It failed because this node is no member any more."""
-        self._last_index_seen = 0
         self._closed = False
         start = None if recovered.snapshot is None else recovered.snapshot.members
         membership = begun(config, self.journal, start)
@@ -148,7 +149,7 @@ class Replica:
             self.config.limits,
             leaderless_s=2 * self.config.timing.election_timeout_s,
             now=self._scheduler.time,
-            kick=self.kick,
+            flush=self._turns.flush_soon,
         )
 
     def _make_watch(self) -> LeaderWatch:
@@ -269,6 +270,8 @@ class Replica:
         self.engine.be_patient(self._lag.timeout_s(now_s))
         if self._may_tick:
             self.engine.lead_alone()
+            if self.engine.role is Role.FOLLOWER:
+                self._flush()  # what is new is on its way to the disk while the rest is applied
             self._tick(now_s)
         self._flush()
         self._arm(now_s)
@@ -283,9 +286,7 @@ class Replica:
         self._hand_over.step(now_s)
         self.members.step(now_s)
         self._hand_on(now_s)
-        if self.journal.last_index != self._last_index_seen or self.engine.commit_would_move():
-            self.engine.send_now()
-            self._last_index_seen = self.journal.last_index
+        self.engine.send_what_is_new(now_s)
         if self._may_tick:
             self.engine.doTick(0)
         self._watch.ticked()
@@ -316,10 +317,10 @@ class Replica:
     def _flush(self) -> None:
         """Let messages leave, those that promise durability once the journal keeps them."""
         self._outbox.hand_out(self.journal.position)
-        self.journal.flush(self._writer, self._flushed)
+        self._outbox.release(self.journal.durable)
+        self.journal.flush(self._writer, self._flushed)  # the writer takes the interpreter away
         if self.journal.full:
             self._out_of_room()
-        self._outbox.release(self.journal.durable)
 
     def _out_of_room(self) -> None:
         """The disk is full: promise nothing. Reads go on; the next turn asks for room again."""
@@ -352,11 +353,7 @@ class Replica:
                 due_s = min(due_s, deadline_s)
         if len(self.intake) or len(self.reads):
             due_s = min(due_s, now_s + WAITING_S)
-        if self._may_tick and (
-            self.journal.last_index != self._last_index_seen
-            or self.engine.commit_would_move()
-            or self.engine.applies_more
-        ):
+        if self._may_tick and self.engine.has_more:
             self.kick()
         self._turns.due(due_s, now_s)
 
@@ -438,6 +435,5 @@ class Replica:
         changed = before != self.engine.outline() or self._hand_over.waits
         if changed or not filters.is_routine(message):
             self.kick()
-        else:  # a sign of life: answered without a turn
-            self._outbox.hand_out(self.journal.position)
-            self._outbox.release(self.journal.durable)
+        elif message["type"] == "append_entries":  # to be kept, and answered
+            self._turns.flush_soon()

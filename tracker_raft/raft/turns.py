@@ -1,5 +1,8 @@
 """When the replica takes its turns: as something arrived, and when the next deadline is due.
 
+What arrived may need no turn: new entries at a follower are only to be kept, and an answer to
+another member is only to leave. Then :meth:`Turns.flush_soon` does that part alone.
+
 Also the place where the loop's lag shows: from the moment a turn was asked for, or was due, to
 the moment it is done.
 """
@@ -19,18 +22,22 @@ WAITING_S = 0.01
 
 
 class Turns:
-    """``turn(now_s)`` is called for each; ``failed(error)`` once, then there is none any more."""
+    """``turn(now_s)`` is called for each, and flushes as well; ``flush()`` where that is enough;
+    ``failed(error)`` once, then there is none any more."""
 
     def __init__(
         self,
         scheduler: Scheduler,
         lag: LoopLag,
         turn: Callable[[float], None],
+        flush: Callable[[], None],
         failed: Callable[[Exception], None],
     ) -> None:
         self._scheduler = scheduler
         self._lag = lag
         self._turn = turn
+        self._flush = flush
+        self._flush_asked = False
         self._failed = failed
         self._asked_s: float | None = None
         self._timer: Handle | None = None
@@ -43,6 +50,17 @@ class Turns:
         if self._asked_s is None and not self.stopped:
             self._asked_s = self._scheduler.time()
             self._scheduler.call_soon(self.guarded, self._run)
+
+    def flush_soon(self) -> None:
+        """Messages and what the journal took in are to leave; nothing else is to be done."""
+        if not self._flush_asked and not self.stopped:
+            self._flush_asked = True
+            self._scheduler.call_soon(self.guarded, self._flush_if_asked)
+
+    def _flush_if_asked(self) -> None:
+        if self._flush_asked:  # no turn did it meanwhile
+            self._flush_asked = False
+            self._flush()
 
     def guarded(self, work: Callable[..., None], *args: Any) -> None:
         """Run a step whose failure leaves the engine in an unknown state: then the node stops."""
@@ -60,6 +78,7 @@ class Turns:
         overdue_s = self._timer_s if self._timer is not None else now_s
         self._lag.late_s = max(now_s - min(overdue_s, asked_s or now_s), 0.0)
         self._turn(now_s)
+        self._flush_asked = False
         if asked_s is not None:
             now_s = self._scheduler.time()
             self._lag.observe(now_s - asked_s, now_s)
