@@ -248,7 +248,7 @@ def test_a_member_of_a_higher_term_is_taken_back_by_the_same_leader() -> None:
         it.wait(0.2)
         assert it.led() is not lost
         steady(it, it.led(), it.watch.elections)
-    with scene(1) as it, patch.object(Elections, "hinted", lambda *_: None):
+    with scene(1) as it, patch.object(Elections, "hinted", lambda *_, **__: None):
         lost = come_back_from_the_future(it)
         found = it.until(lambda: lost.replica is not None and lost.replica.leader is not None, 1.0)
         assert not found, "it is not the hint that brings it back"

@@ -11,7 +11,7 @@ import pytest
 from tests.sim.cluster import SimNode
 from tests.sim.members import Operator
 from tests.sim.run import library_globals
-from tests.sim.test_elections import Scene
+from tests.sim.test_elections import Scene, steady
 from tracker_raft.errors import BadRequest, Busy, NoLeader, P2PError, Unavailable
 from tracker_raft.raft.configuration import Configuration
 from tracker_raft.raft.membership import Membership
@@ -108,8 +108,10 @@ def test_a_change_that_was_not_committed_is_taken_back(seed: int) -> None:
         told = it.add(old, new_node)
         assert it.of(old).in_force.learners == ("m1",) and not it.of(old).is_settled
         assert it.until(lambda: it.leader() not in (None, old))
+        new, elections = it.led(), it.watch.elections
         it.cluster.heal()
         assert it.until(lambda: it.of(old).is_settled and it.of(old).index == 0)
+        steady(it, new, elections)
         assert told.reply is None and told.error is not None
         again = it.add(it.led(), new_node)
         assert it.until(lambda: again.reply is not None)

@@ -401,6 +401,13 @@ def test_a_leader_told_of_a_higher_term_leads_on_above_it() -> None:
     assert node.at(0.1, term=10) == [], "it is above that by now"
 
 
+def test_a_leader_that_was_replaced_does_not_stand_against_its_successor() -> None:
+    """Broken: a leader that comes back from a short cut deposes the healthy one elected since."""
+    node = Node("n2", here=replace(FOLLOWS, leads=True, leader="n2"))
+    node.elections.hinted(9, led=True)
+    assert node.at(0.0) == [Observe(9)]
+
+
 def test_who_lost_its_place_lets_another_try_first() -> None:
     """Broken: a leader that hears nobody stands again at once."""
     node = Node("n2", here=replace(FOLLOWS, leads=True, leader="n2"))

@@ -19,6 +19,7 @@ Theory
   term, carry ``forced`` and are not held.
 * **Term hint.** A leader of an older term would be ignored for ever by a node of a newer one. It
   is told the term, and stands again above it at once, forced: it is the one with the best log.
+  Unless it is told too that somebody leads that term: then its time is over.
 * **Order instead of chance.** All compute the same order of standing from their links: node ids,
   the lost leader left out, who still catches up last. A node that granted a request favours that
   candidate for a moment; another one is held meanwhile unless it is better placed (a better log,
@@ -201,9 +202,10 @@ class Elections:
         """The leader that was heard last hands over to this node."""
         self._told = True
 
-    def hinted(self, term: int) -> None:
-        """A member answered this leader that the term is ``term`` already."""
-        self._observe, self._forced = max(self._observe, term), True
+    def hinted(self, term: int, *, led: bool = False) -> None:
+        """A member answered this leader that the term is ``term`` already; ``led``: and that it
+        follows the leader of that term."""
+        self._observe, self._forced = max(self._observe, term), not led
 
     def stood(self, here: Here) -> None:
         """This node raised its term and asked for votes."""

@@ -125,7 +125,9 @@ class Inbox:
                     node, deliver, waits=self._journal.durable < self._journal.position
                 )
         if verdict.answer is not None:
-            self._answer(node, verdict.answer)
+            hint = verdict.answer.get("type") == "term_hint"
+            led = {"led": self._watch.knows_leader} if hint else {}
+            self._answer(node, {**verdict.answer, **led})
 
     def _go_on_from(self, index: int) -> None:
         """A follower asks to go on from ``index``: now, and not with the next sign of life, unless

@@ -172,6 +172,11 @@ class LeaderWatch:
         """These others vote from now on, and this node if it ``votes``."""
         self._elections.members_are(voters, votes=votes)
 
+    @property
+    def knows_leader(self) -> bool:
+        """Whether this node takes it that somebody leads its term."""
+        return self._engine.leader is not None and self._elections.believes(self._here())
+
     def put_off(self, seconds: float) -> None:
         """This node cannot keep what a leader promises for that long."""
         self._elections.put_off(self._scheduler.time() + seconds)
@@ -235,7 +240,7 @@ class LeaderWatch:
                 if self._engine.role is Role.LEADER:
                     log.info("%s has seen term %d already", node, term)
                     self._cause = f"{node} had seen term {term} already"
-                    self._elections.hinted(term)
+                    self._elections.hinted(term, led=message.get("led") is True)
             case _:
                 return False
         return True
