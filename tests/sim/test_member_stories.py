@@ -222,7 +222,7 @@ def test_what_would_leave_no_majority_is_refused(seed: int) -> None:
 def test_a_node_that_lags_far_behind_follows_a_leader_it_never_heard_of(seed: int) -> None:
     """Broken: whoever was away while all others were replaced can never come back."""
     with scene(seed) as it:
-        leader = it.begin()
+        it.begin()
         away = it.followers()[0]
         away.kill()
         it.wait(0.5)
