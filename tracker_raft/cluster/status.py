@@ -88,7 +88,7 @@ class NodeReport:
 
     @property
     def role(self) -> str | None:
-        """What it says it is; a follower that does not vote is a ``learner``, or still ``joining``."""
+        """What it says it is; a follower that does not vote is a ``learner``, or ``joining``."""
         role = self.get("role")
         if role == "follower" and self.get("votes") is False:
             return "joining" if self.get("joining") else "learner"
