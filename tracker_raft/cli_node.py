@@ -7,6 +7,7 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,8 +16,8 @@ import click
 from tracker_raft import log_format as logs
 from tracker_raft.cli_join import addresses_of, ask_cluster
 from tracker_raft.config import Address, Member, NodeConfig, RaftTiming
-from tracker_raft.errors import BadRequest, P2PError, Removed
-from tracker_raft.terminal import EXIT_FAILED, EXIT_REMOVED, given_path
+from tracker_raft.errors import BadRequest, P2PError
+from tracker_raft.terminal import exit_status, given_path
 
 log = logging.getLogger("tracker_raft.node")
 
@@ -173,9 +174,11 @@ def node(
     if parent_pipe is not None:
         end_with_parent(parent_pipe)
     if trackers is not None:
-        name, others = ask_cluster(trackers, config.data_dir)
-        others = tuple(member for member in others if member.node != config.node)
-        config = replace(config, joining=True, cluster=name, members=(*config.members, *others))
+        config = _joining(config, trackers)
+    _run(config, log_format)
+
+
+def _run(config: NodeConfig, log_format: str) -> None:
     # Imported here: it brings the whole consensus side, which no other word of the line needs.
     from tracker_raft.node import run
 
@@ -185,7 +188,14 @@ def node(
         if log_format == "text":
             raise
         log.critical("%s", error)
-        raise SystemExit(EXIT_REMOVED if isinstance(error, Removed) else EXIT_FAILED) from None
+        raise SystemExit(exit_status(error)) from None
+
+
+def _joining(config: NodeConfig, trackers: Sequence[Address]) -> NodeConfig:
+    """The settings of a node that waits to be made a member of the cluster of ``trackers``."""
+    name, others = ask_cluster(trackers, config.data_dir)
+    others = tuple(member for member in others if member.node != config.node)
+    return replace(config, joining=True, cluster=name, members=(*config.members, *others))
 
 
 def node_config(

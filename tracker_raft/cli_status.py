@@ -115,7 +115,7 @@ def print_table(reports: list[NodeReport], columns: tuple[str, ...]) -> None:
 
 def _cell(report: NodeReport, column: str, lag: int | None) -> str:
     if column == "role":
-        return str(report.get("role")) if report.reachable else report.condition
+        return str(report.role) if report.reachable else report.condition
     if column == "lag":
         return "-" if lag is None else str(lag)
     if column == "heard" and report.get("leader_silent_ms") is not None:

@@ -160,6 +160,7 @@ class Control:
             "behind": sight.behind,
             "birth": links.me.birth,
             "joining": links.me.joining,
+            "votes": replica.roll.membership.votes,
             "members": self._members(sight.behind),
             "members_index": replica.roll.membership.index,
             "members_settled": replica.roll.membership.is_settled,

@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import NoReturn
 
 from tracker_raft.config import Member, NodeConfig
 from tracker_raft.control import Control
@@ -78,6 +79,13 @@ def owned(directory: Path) -> Iterator[None]:
         os.close(lock)
 
 
+def require_not_removed(directory: Path) -> None:
+    """Raises :class:`Removed` for the directory of a node that is not a member any more."""
+    marked = directory / REMOVED_NAME
+    if marked.exists():
+        raise Removed(f"{marked.read_text(encoding='utf-8').strip()}; nothing was started")
+
+
 def as_founded(config: NodeConfig, known: KnownMembers) -> NodeConfig:
     """The settings, with the founding members that this directory was first linked with.
 
@@ -136,9 +144,7 @@ class Tracker:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
         storage = Directory(config.data_dir)
-        marked = config.data_dir / REMOVED_NAME
-        if marked.exists():
-            raise Removed(f"{marked.read_text(encoding='utf-8').strip()}; nothing was started")
+        require_not_removed(config.data_dir)
         identity = Identity(config.cluster, config.node, birth=secrets.token_hex(8))
         recovered = recover(storage, identity)
         tune_garbage_collection()
@@ -185,11 +191,14 @@ class Tracker:
             writer.close()
             storage.close()
             memory.close()
-        if replica.removed and self._failure is not None:
-            (config.data_dir / REMOVED_NAME).write_text(self._failure + "\n", encoding="utf-8")
-            raise Removed(self._failure)
         if self._failure is not None:
-            raise LocalError(f"node {config.node} stopped: {self._failure}")
+            self._stopped(self._failure, removed=replica.removed)
+
+    def _stopped(self, reason: str, *, removed: bool) -> NoReturn:
+        if removed:
+            (self.config.data_dir / REMOVED_NAME).write_text(reason + "\n", encoding="utf-8")
+            raise Removed(reason)
+        raise LocalError(f"node {self.config.node} stopped: {reason}")
 
     def _failed(self, reason: str) -> None:
         self._failure = reason

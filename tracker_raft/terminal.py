@@ -60,8 +60,13 @@ class Guarded(click.Group):
             ctx.exit(EXIT_FAILED)
         except (P2PError, OSError) as error:
             _report(error, ctx.invoked_subcommand)
-            ctx.exit(EXIT_REMOVED if isinstance(error, Removed) else EXIT_FAILED)
+            ctx.exit(exit_status(error))
         return result
+
+
+def exit_status(error: Exception) -> int:
+    """What a failed command ends with."""
+    return EXIT_REMOVED if isinstance(error, Removed) else EXIT_FAILED
 
 
 def _output_gone() -> bool:

@@ -170,6 +170,7 @@ def test_a_directory_of_another_node_or_cluster_is_refused(cluster: Cluster) -> 
 def test_who_was_started_with_other_members_is_not_linked(cluster: Cluster) -> None:
     """If this fails, two majorities of different lists decide two different things."""
     cluster.kill("n3")
+    (cluster.data_dir / "n3" / "members").unlink()  # as if it had met nobody yet
     raft = {place.node: place.raft for place in cluster.layout.nodes}
     members = f"n1={raft['n1']} n2={raft['n2']} n3={raft['n3']} n4=127.0.0.1:1 n5=127.0.0.1:1"
     with running(options(cluster, "n3", members=members)):
@@ -187,3 +188,15 @@ def test_who_was_started_with_other_members_is_not_linked(cluster: Cluster) -> N
         assert cluster.leader() in ("n1", "n2")
     cluster.restart("n3")
     wait_until("the refusal is over", lambda: not refusal(cluster, "n1", "n3"))
+
+
+def test_a_list_of_members_that_is_changed_later_changes_nothing(cluster: Cluster) -> None:
+    """If this fails, an edited start script makes the node count another majority."""
+    cluster.kill("n3")
+    raft = {place.node: place.raft for place in cluster.layout.nodes}
+    members = f"n3={raft['n3']} n4=127.0.0.1:1 n5=127.0.0.1:1 n1={raft['n1']}"
+    with running(options(cluster, "n3", members=members)):
+        wait_until("it follows", lambda: said(cluster, "n3").get("leader") in ("n1", "n2"))
+        seen = [member["node"] for member in said(cluster, "n3")["members"]]
+        assert seen == ["n1", "n2", "n3"]
+    cluster.restart("n3")

@@ -179,6 +179,23 @@ def test_learned_endpoints_stay_within_the_limit_and_never_drop_a_given_one() ->
     assert len(ring.addresses) == ENDPOINTS_MAX and {A, B, *newer} < set(ring.addresses)
 
 
+def test_trackers_that_were_removed_are_left() -> None:
+    """Broken: a client asks removed trackers for ever, and never those in their place."""
+    new, newer = Address("127.0.0.1", 9001), Address("127.0.0.1", 9002)
+    ring = rotation(A, B)
+    ring.answered(chosen(ring.choose([], 0.0)))
+    ring.learn([A, B, new], 5)
+    ring.learn([new, newer], 8)
+    ring.learn([A, B, new], 5)  # of a tracker that lags behind
+    first = chosen(ring.choose([], 0.0)).address
+    second = chosen(ring.choose([first], 0.0)).address
+    assert {first, second} == {new, newer}
+    third = chosen(ring.choose([new, newer], 0.0)).address
+    assert third in (A, B), "given ones are the last resort: they may have another name"
+    ring.learn([A, newer], 9)
+    assert new not in ring.addresses and {A, B, newer} == set(ring.addresses)
+
+
 def test_reports_on_an_endpoint_that_was_dropped_meanwhile_are_ignored() -> None:
     """Broken: an attempt that outlives its endpoint in the ring crashes the call."""
     ring = rotation(A)

@@ -351,3 +351,18 @@ def test_the_hello_is_what_the_document_shows() -> None:
     for word in (*hello(), "ping", "forward", "forwarded", "read_at", "probed", "next_node_idx"):
         assert f'"{word}"' in text, word
     assert msgpack.version >= (1, 0, 8)
+
+
+@story
+async def test_a_member_that_moved_is_found_by_what_it_says(tmp_path: Path) -> None:
+    """Broken: another address is another member, or everybody's settings must change with it."""
+    one, two = configs(tmp_path, "n1", "n2")
+    async with running(two) as (links, _):
+        async with running(one):
+            await until(lambda: links.linked("n1"))
+        await until(lambda: not links.linked("n1"))
+        moved = Address("127.0.0.1", free_port())
+        members = (Member("n1", moved), *(m for m in one.members if m.node != "n1"))
+        async with running(replace(one, members=members, raft_bind=moved), boot="second"):
+            await until(lambda: links.linked("n1"))
+            assert links.identity("n1").raft == str(moved)

@@ -58,7 +58,7 @@ def roster(members: Configuration, *, node: str = "n1", index: int = 5) -> Roste
     return Roster(node, Placed(index, members), members, None, joining=False)
 
 
-# -- one configuration -----------------------------------------------------------------------------
+# -- one configuration ----------------------------------------------------------------------------
 
 
 def test_a_change_gives_or_takes_one_vote_at_most() -> None:

@@ -88,6 +88,14 @@ class NodeReport:
         return self.said is not None
 
     @property
+    def role(self) -> str | None:
+        """What it says it is; a follower that does not vote is a ``learner``, or ``joining``."""
+        role = self.get("role")
+        if role == "follower" and self.get("votes") is False:
+            return "joining" if self.get("joining") else "learner"
+        return None if role is None else str(role)
+
+    @property
     def condition(self) -> str:
         """``serving``, ``paused``, ``silent`` (runs, does not answer) or ``down``."""
         if not self.alive:
@@ -105,7 +113,7 @@ class NodeReport:
         state_hash = self.get("state_hash")
         return {
             "id": self.node,
-            "role": self.get("role"),
+            "role": self.role,
             "pid": self.pid,
             "endpoint": str(self.place.endpoint),
             "raft": str(self.place.raft),
@@ -129,7 +137,7 @@ class NodeReport:
         if self.said is None:
             return f"{self.node}: {self.condition}" + (f" ({self.problem})" if self.problem else "")
         follows = self.get("leader") or "nobody"
-        return f"{self.node}: {self.get('role')} in term {self.get('term')}, follows {follows}"
+        return f"{self.node}: {self.role} in term {self.get('term')}, follows {follows}"
 
 
 def ask(bare: Sequence[NodeReport], timeout_s: float = ASK_TIMEOUT_S) -> list[NodeReport]:

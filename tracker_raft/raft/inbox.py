@@ -25,7 +25,7 @@ from tracker_raft.raft.watch import LeaderWatch
 
 log = logging.getLogger("tracker_raft.replica")
 
-COUNTED = ("next_node_idx", "response_vote", "pre_voted", "probed", "alive", "state")
+COUNTED = ("next_node_idx", "response_vote", "pre_voted", "probed", "alive")
 """What a member says that is counted: nobody else's word is."""
 HASH_CHARS = 64
 """Of a state hash."""
@@ -177,6 +177,8 @@ class Inbox:
     def _compare(self, node: str, index: object, state_hash: object) -> None:
         if type(index) is not int or type(state_hash) is not str or len(state_hash) != HASH_CHARS:
             raise ValueError("index or hash")
+        if not self._lines.sits(node):
+            return
         self._stop_if(self._agreement.heard(node, index, state_hash))
         self._report(index)
 

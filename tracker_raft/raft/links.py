@@ -24,7 +24,7 @@ from typing import Any
 from tracker_raft import sockets, wire
 from tracker_raft.config import Address, NodeConfig
 from tracker_raft.errors import BadRequest, LocalError, P2PError
-from tracker_raft.raft.configuration import Facts
+from tracker_raft.raft.configuration import SEATS_MAX, Facts
 from tracker_raft.raft.election import Reconnect
 from tracker_raft.raft.hello import Hello
 from tracker_raft.raft.link import Link, LinkOwner
@@ -40,6 +40,9 @@ PROBE_TIMEOUT_S = 0.25
 REASON_MAX = 500
 STRANGERS_MAX = 64
 """Accepted connections that have not said hello yet; more are closed at once."""
+
+NODES_MAX = 4 * SEATS_MAX
+"""Nodes known at a time: members, those that were, and those that know of newer ones."""
 
 Message = dict[str, Any]
 
@@ -65,6 +68,8 @@ class Links:
         self._told: dict[str, Hello] = {}
         """What each node said of itself last."""
         self._sitting: set[str] = set()
+        self._at: dict[str, str] = {}
+        """Where each node is reached, as it said last."""
         self._dialling: dict[str, asyncio.Task[None]] = {}
         self._started = False
         self.loop = asyncio.get_running_loop()
@@ -162,17 +167,22 @@ class Links:
             others += self._settings
         self.others = dict.fromkeys(others)
         for link in list(self._live.values()):
-            if link.hello is not None and (refusal := self.roster.judge(link.hello)) is not None:
+            if link.hello is not None and (refusal := self.judge(link.hello)) is not None:
                 if refusal.removed:
                     link.send(refusal.to_wire(link.hello.birth))
                     link.flush()
                 link.close(refusal.reason)
         self._seat_all()
-        for node in self.refused.keys() - self.others.keys():
-            del self.refused[node]
+        self._forget_the_gone()
         if self._started:
             self._keep_all_dialled()
             self._show_up()
+
+    def _forget_the_gone(self) -> None:
+        known = {self.config.node, *self.others, *self._live}
+        for table in (self.refused, self._told, self._at, self._boots, self.endpoints):
+            for node in table.keys() - known:
+                table.pop(node)
 
     def identity(self, node: str) -> Facts:
         """What is known of ``node``, this one included."""
@@ -228,6 +238,7 @@ class Links:
         self._boots[node] = link.hello.boot
         self.endpoints[node] = link.hello.endpoint
         self._told[node] = link.hello
+        self._at[node] = link.hello.raft
         self._seat_all()
         self.owner.link_up(node, other_run=other_run)
 
@@ -235,6 +246,8 @@ class Links:
         """Why whoever says this is not to be linked. A founding member is remembered by this."""
         if (refusal := self.roster.judge(hello)) is not None or hello.probe:
             return refusal
+        if hello.node not in self.others and len(self._live) >= NODES_MAX:
+            return Refusal(f"{len(self._live)} nodes are linked already, limit {NODES_MAX}")
         seat = self.roster.in_force.members.seat(hello.node)
         if seat is not None and not seat.birth and not self.roster.is_ahead(hello):
             try:
@@ -261,10 +274,13 @@ class Links:
     def heard_of(self, hello: Hello) -> None:
         """A member this node is not linked to asked who runs here."""
         node = hello.node
-        if node not in self.others and self.roster.is_ahead(hello) and hello.raft:
-            # It is of members that this node has not read of yet: they may be all that is left.
-            self.others[node], self._told[node] = None, hello
-            self._keep_all_dialled()
+        welcome = node in self.others or len(self.others) < NODES_MAX
+        if welcome and hello.raft and self.roster.judge(hello) is None:
+            self._at[node] = hello.raft  # it may have moved
+            if node not in self.others:
+                # It is of members this node has not read of yet: they may be all that is left.
+                self.others[node] = None
+                self._keep_all_dialled()
         if node in self._wanted and node not in self._live:
             self._wanted[node].set()
 
@@ -280,18 +296,23 @@ class Links:
     def _addresses(self, node: str) -> list[Address]:
         """Where ``node`` may be: as it said itself, as the settings say, as the members say. Who
         answers says who it is, so trying a stale one does no harm."""
-        said, seat = self._told.get(node), self.roster.seat(node)
-        texts = [said.raft if said else "", seat.raft if seat else ""]
-        found = [Address.parse(text) for text in texts if text]
-        if node in self._settings:
-            found.insert(1 if said and said.raft else 0, self._settings[node])
-        return list(dict.fromkeys(found))
+        seat = self.roster.seat(node)
+        said, settled = self._at.get(node), seat.raft if seat else ""
+        setting = str(self._settings[node]) if node in self._settings else ""
+        texts = dict.fromkeys(text for text in (said, setting, settled) if text)
+        found = []
+        for text in texts:
+            with contextlib.suppress(BadRequest):  # whoever said it: the others may do
+                found.append(Address.parse(text))
+        return found
 
     async def _keep_dialling(self, node: str) -> None:
         timing, attempts = self.config.timing, 0
         wait_s = timing.reconnect_min_s
         while True:
-            addresses = self._addresses(node)
+            if not (addresses := self._addresses(node)):
+                await asyncio.sleep(timing.reconnect_max_s)
+                continue
             address = addresses[attempts % len(addresses)]
             attempts += 1
             try:
@@ -328,7 +349,9 @@ class Links:
     async def _reconnect(self, node: str) -> Reconnect:
         try:
             async with asyncio.timeout(PROBE_TIMEOUT_S):
-                address = self._addresses(node)[0]
+                if not (addresses := self._addresses(node)):
+                    return Reconnect.NO_ANSWER
+                address = addresses[0]
                 reader, writer = await asyncio.open_connection(address.host, address.port)
                 try:
                     boot = await self._ask_boot(node, reader, writer)

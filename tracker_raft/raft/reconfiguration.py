@@ -106,7 +106,7 @@ class Reconfiguration:
     ) -> None:
         """Let ``node`` learn, and vote once it has caught up. ``done`` is called when it is
         logged that it learns. Raises a refusal, and then nothing was done."""
-        members = self._membership.in_force
+        members = self._completed(self._membership.in_force)
         seat = members.seat(node)
         self._require_turn()
         if seat is not None and seat.birth == birth:
@@ -117,7 +117,7 @@ class Reconfiguration:
                 f"the directory of node {node!r} (birth {birth}) was removed from the cluster; "
                 f"nothing was done. Start it with an empty one"
             )
-        new = self._completed(members).with_learner(node, birth, raft, endpoint)
+        new = members.with_learner(node, birth, raft, endpoint)
         number = next(one.incarnation for one in new.seats if one.node == node)
         self._enter(new, f"{node} (incarnation {number}) learns", deadline_s, node, number, done)
 

@@ -13,6 +13,7 @@ from tracker_raft.errors import Damaged, LocalError
 from tracker_raft.machine import TrackerMachine
 from tracker_raft.raft import snapshots
 from tracker_raft.raft.journal import SEGMENT_BYTES, SegmentJournal
+from tracker_raft.raft.membership import Placed
 from tracker_raft.raft.segments import Identity
 from tracker_raft.raft.snapshots import Snapshot
 from tracker_raft.raft.storage import Storage
@@ -25,6 +26,11 @@ class Recovered:
     machine: TrackerMachine
     journal: SegmentJournal
     snapshot: Snapshot | None
+
+    @property
+    def members(self) -> Placed | None:
+        """As the snapshot says; None while only the settings do."""
+        return None if self.snapshot is None else self.snapshot.members
 
 
 def recover(

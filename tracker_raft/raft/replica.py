@@ -39,7 +39,7 @@ from tracker_raft.raft.inbox import FatalReplicaError, Inbox
 from tracker_raft.raft.intake import Intake, Sink
 from tracker_raft.raft.keeper import SnapshotKeeper
 from tracker_raft.raft.lag import LoopLag
-from tracker_raft.raft.membership import Placed, begun
+from tracker_raft.raft.membership import Membership, Placed, begun
 from tracker_raft.raft.outbox import Outbox
 from tracker_raft.raft.proposer import Proposer
 from tracker_raft.raft.reads import Reads
@@ -94,19 +94,8 @@ class Replica:
         self.removed = False
         """It failed because this node is no member any more."""
         self._closed = False
-        start = None if recovered.snapshot is None else recovered.snapshot.members
-        membership = begun(config, self.journal, start)
-        self.engine = Engine(
-            config.node,
-            membership.other_voters,
-            transport=self._outbox,
-            journal=self.journal,
-            timing=config.timing,
-            applier=self._apply,
-            on_role=self._role_changed,
-            lags=lambda node: self.keeper.lags(node),
-            applied=self.machine.applied or 1,
-        )
+        membership = begun(config, self.journal, recovered.members)
+        self.engine = self._make_engine(membership)
         self._nodes = self.engine.nodes
         self._agreement = Agreement(config.node, len(config.members))
         self.keeper = self._make_keeper(recovered, storage)
@@ -118,15 +107,7 @@ class Replica:
         self._hand_over = HandOver(
             self.engine, self.engine.voters, links, self._outbox.send, config.timing.heartbeat_s
         )
-        self.roll = Roll(
-            membership,
-            self.engine,
-            self.journal,
-            links,
-            elections=self._watch.members_are,
-            voting=(self.reads.barrier,),
-            everybody=self._agreement.members_are,
-        )
+        self.roll = self._make_roll(membership)
         self.members = Reconfiguration(
             self.engine,
             membership,
@@ -139,6 +120,30 @@ class Replica:
         )
         self._inbox = self._make_inbox()
         self.kick()
+
+    def _make_engine(self, membership: Membership) -> Engine:
+        return Engine(
+            self.config.node,
+            membership.other_voters,
+            transport=self._outbox,
+            journal=self.journal,
+            timing=self.config.timing,
+            applier=self._apply,
+            on_role=self._role_changed,
+            lags=lambda node: self.keeper.lags(node),
+            applied=self.machine.applied or 1,
+        )
+
+    def _make_roll(self, membership: Membership) -> Roll:
+        return Roll(
+            membership,
+            self.engine,
+            self.journal,
+            self.links,
+            elections=self._watch.members_are,
+            voting=(self.reads.barrier,),
+            everybody=self._agreement.members_are,
+        )
 
     def _make_colleagues(self) -> Colleagues:
         return Colleagues(
