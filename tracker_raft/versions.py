@@ -34,7 +34,7 @@ RAISE_VERSION: Final = "raise_version"
 """Internal log operation ``{"op": "raise_version", "version": n}``: from here on the cluster is at
 version n. Older software stops there."""
 
-SINCE: Final[dict[str, int]] = {}
+SINCE: Final[dict[str, int]] = {"publish_many": 2}
 """By word of the log, the cluster version from which on it may be proposed; 1 if not named."""
 
 
