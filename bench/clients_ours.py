@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from bench.clients import Client, Place, Tally
 from bench.load import FIRST_ID, FRAME_BYTES_MAX, PIECE_BYTES, packed, sessions
 from tracker_raft import commands, wire
-from tracker_raft.commands import Level, Lookup
+from tracker_raft.commands import Level, Lookup, NewFile
 from tracker_raft.config import PROTOCOL_VERSION
 from tracker_raft.entries import pack_operation
 
@@ -94,6 +94,49 @@ class OurPublishes(_Ours):
         return b"".join(out)
 
 
+class OurBatches(_Ours):
+    """Publishes of so many files by one operation, in a session of its own."""
+
+    def __init__(self, tally: Tally, operations: int, session: int) -> None:
+        super().__init__(tally, operations)
+        self._run = f"{random.getrandbits(32):08x}".encode()
+        self._seq = 0
+        name, content = "n" * 16, bytes(range(32))
+        batch = commands.PublishMany((NewFile(name, content, 1, 100, PIECE_BYTES),))
+        id_, session_, seq, low = _MARKS
+        body = {"id": id_, "session": session_, "seq": seq, "low": low, "deadline_ms": 30_000}
+        frame = wire.encode({**body, **batch.to_wire()}, FRAME_BYTES_MAX)[wire.HEADER_BYTES :]
+        array = b"\x91" + b"\x98" + packed_text(name)
+        a, b, c, d, e, f = _split(frame, [*map(packed, _MARKS), array])
+        self._head = [a, b + packed(session) + c, d, e + b"\xdc" + operations.to_bytes(2, "big")]
+        before, self._after = f.split(content)
+        self._before = before
+
+    def request(self) -> bytes:
+        self._seq += 1
+        number = packed(self._seq)
+        a, b, c, d = self._head
+        out = [a, packed(FIRST_ID + self._seq), b, number, c, number, d]
+        contents = random.randbytes(32 * self.operations)
+        start, before, after = b"\x98\xb0" + self._run, self._before, self._after
+        first = (self._seq * self.operations) & 0xFFFFFFFF
+        for at in range(self.operations):
+            content = contents[32 * at : 32 * at + 32]
+            out.append(b"%s%08x%s%s%s" % (start, first + at, before, content, after))
+        body = b"".join(out)
+        self._left = 1
+        return len(body).to_bytes(4, "big") + body
+
+    def fail(self) -> None:
+        for _ in range(self.operations):
+            super().fail()
+
+
+def packed_text(text: str) -> bytes:
+    """As msgpack writes a short text."""
+    return bytes([0xA0 + len(text)]) + text.encode()
+
+
 class OurLookups(_Ours):
     """Look-ups of one name at a level."""
 
@@ -108,13 +151,17 @@ class OurLookups(_Ours):
 
 
 async def our_publishes(
-    tally: Tally, places: Sequence[Place], count: int, operations: int = 1
+    tally: Tally,
+    places: Sequence[Place],
+    count: int,
+    operations: int = 1,
+    kind: Callable[[Tally, int, int], Client] = OurPublishes,
 ) -> list[tuple[Place, Callable[[], Client]]]:
     """Clients that publish, each in a session, spread over the trackers at ``places``."""
     host, port = places[0]
     numbers = await sessions(f"{host}:{port}", count)
 
     def make(session: int) -> Callable[[], Client]:
-        return lambda: OurPublishes(tally, operations, session)
+        return lambda: kind(tally, operations, session)
 
     return [(places[n % len(places)], make(session)) for n, session in enumerate(numbers)]

@@ -2,8 +2,9 @@
 
 Three nodes each, all on this machine, and clients in a closed loop (:mod:`bench.clients`) spread
 evenly over the nodes: one, 64, 256 and a thousand, each with a connection of its own; and a few
-that send many operations at once, to us as that many frames written together, to etcd as one
-transaction, to PySyncObj as one update of its dictionary. An operation binds a name never used
+that send many operations at once, to us as one operation of so many files (and, under another name,
+as that many frames written together), to etcd as one transaction, to PySyncObj as one update of its
+dictionary. An operation binds a name never used
 before; it is acknowledged when a majority has it on its disk, but for PySyncObj, which never syncs.
 
 The contenders take turns, and all fleets run all the time: an idle one costs the others the same.
@@ -24,10 +25,11 @@ import click
 
 from bench import clients, etcd, fleets, harness, stock
 from bench.clients import Client, Place, Tally
-from bench.clients_ours import our_publishes
+from bench.clients_ours import OurBatches, OurPublishes, our_publishes
 from bench.clients_rivals import EtcdPuts, StockPuts
 
 OURS, ETCD, STOCK = "ours", "etcd", "stock"
+FRAMES = "ours in frames"
 SIZES = (1, 64, 256, 1000)
 BATCHERS = 4
 """As many as a tracker lets in at once from the start: it refuses what it cannot do in time."""
@@ -37,10 +39,17 @@ COLUMNS = ("per_s", "p50_ms", "p99_ms", "cpu_us", "client_cores", "failed")
 class Contender:
     """One fleet, and what makes clients of it."""
 
-    def __init__(self, fleet: Any, make: Callable[[Tally, int], Client] | None) -> None:
-        """``make(tally, operations)``; None: ours, whose clients need a session first."""
+    def __init__(
+        self,
+        fleet: Any,
+        make: Callable[[Tally, int], Client] | None,
+        many: Callable[[Tally, int, int], Client] = OurBatches,
+    ) -> None:
+        """``make(tally, operations)``; None: ours, whose clients need a session first, and are of
+        kind ``many`` when they send many operations at once."""
         self._fleet = fleet
         self._make = make
+        self._many = many
 
     @property
     def places(self) -> list[Place]:
@@ -56,7 +65,8 @@ class Contender:
             tally, places, make = Tally(), self.places, self._make
             made: clients.Made
             if make is None:
-                made = await our_publishes(tally, places, count, operations)
+                kind = self._many if operations > 1 else OurPublishes
+                made = await our_publishes(tally, places, count, operations, kind)
             else:
                 one = partial(make, tally, operations)
                 made = [(places[number % len(places)], one) for number in range(count)]
@@ -109,6 +119,11 @@ def publish(
             for shape, count, operations in shapes
             for name, contender in found.items()
         }
+        if batch:
+            frames = Contender(found[OURS]._fleet, None, OurPublishes)
+            measures[f"{FRAMES}, {shapes[-1][0]}"] = partial(
+                frames.measure, BATCHERS, batch, seconds
+            )
         result.samples = harness.alternate(runs, measures, harness.progress)
     result.figures = figures(result, [shape for shape, _, _ in shapes], list(found))
     harness.finish(result, lines(result), as_json=as_json, out=out)
@@ -138,8 +153,10 @@ def figures(result: harness.Result, shapes: list[str], names: list[str]) -> dict
     found: dict[str, Any] = {}
     for shape in shapes:
         ours = f"{OURS}, {shape}"
-        for name in names:
+        for name in (*names, FRAMES):
             key = f"{name}, {shape}"
+            if name == FRAMES and not result.values(key, COLUMNS[0]):
+                continue
             found[key] = {column: harness.summary(result.values(key, column)) for column in COLUMNS}
             if name != OURS:
                 for column in ("per_s", "p50_ms", "p99_ms", "cpu_us"):

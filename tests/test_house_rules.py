@@ -70,6 +70,7 @@ PURE: dict[str, set[str]] = {
     "tracker_raft/commands/__init__.py": set(),
     "tracker_raft/commands/operation.py": set(),
     "tracker_raft/commands/files.py": set(),
+    "tracker_raft/commands/batches.py": set(),
     "tracker_raft/commands/swarm.py": set(),
     "tracker_raft/commands/sessions.py": set(),
     "tracker_raft/commands/trackers.py": set(),

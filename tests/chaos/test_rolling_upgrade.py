@@ -13,13 +13,23 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from workload import Writers, check_nothing_lost, wait_until
+import pytest
+from workload import Writers, check_nothing_lost, content_of, wait_until
 
 from tracker_raft import Cluster, TrackerClient
+from tracker_raft.commands import NewFile
+from tracker_raft.errors import UnknownOperation, Unsupported
 from tracker_raft.versions import NEWEST, SOFTWARE
 
 HERE = Path(__file__).parent
 WHEEL = HERE.parent / "interop" / "releases" / "tracker_raft-0.1.0-py3-none-any.whl"
+
+
+BATCH = [NewFile(f"batch/{name}", content_of(name), 1, 100, 512 * 1024) for name in "ab"]
+
+
+TOO_EARLY = "at version 1, 'publish_many' needs 2|'publish_many' is not known"
+"""What a tracker of this release says to it, or one of the release before."""
 
 
 class Machines:
@@ -80,10 +90,17 @@ def test_a_rolling_upgrade_under_load_fails_no_call(tmp_path: Path) -> None:
             writers.wait_for(20)
             assert there.said("software") == [SOFTWARE, SOFTWARE, None]
             assert there.said("cluster_version") == [1, 1, None]
+            refused = pytest.raises((Unsupported, UnknownOperation), match=TOO_EARLY)
+            with TrackerClient(cluster.endpoints) as client, refused:
+                client.publish_many(BATCH)
             cluster.terminate("n3")
             there.restart("n3")
             wait_until("it rises", lambda: there.said("cluster_version") == [NEWEST] * 3)
             writers.wait_for(20)
+            with TrackerClient(cluster.endpoints) as client:
+                made = client.publish_many(BATCH)
+                assert [one.file.versioned for one in made] == ["batch/a@v1", "batch/b@v1"]
+                assert [one.file for one in made] == [*client.files("batch/")]
         assert not writers.refused | writers.unknown, writers.refused | writers.unknown
         check_nothing_lost(cluster, writers)
 

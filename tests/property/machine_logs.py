@@ -60,6 +60,17 @@ publishes = body(
     piece_bytes=st.just(16384),
     replace=st.booleans(),
 )
+files = st.tuples(
+    names,
+    contents,
+    st.sampled_from([1, 1, 1, 2]),
+    st.just(9),
+    st.just(16384),
+    st.sampled_from(["", "me"]),
+    st.just(""),
+    st.booleans(),
+)
+batches = body("publish_many", files=st.lists(files | anything, max_size=3).map(tuple))
 removes = body("remove", name=names | st.builds("{}@v{}".format, names, st.integers(1, 4)))
 joins = body(
     "join",
@@ -75,7 +86,16 @@ leaves = body("leave", peer=peers, content=contents | st.just(b""))
 renews = body("renew", peers=st.lists(peers | anything, max_size=4))
 session_words = body("open_session") | body("close_session", target=small)
 valid_bodies = st.one_of(
-    publishes, publishes, removes, joins, joins, completes, leaves, renews, session_words
+    publishes,
+    publishes,
+    batches,
+    removes,
+    joins,
+    joins,
+    completes,
+    leaves,
+    renews,
+    session_words,
 )
 
 
@@ -108,12 +128,13 @@ class Logged:
 
 
 OPEN = Logged(0, ((0, 0, 0, {"op": "open_session"}),))
+RISE = Logged(0, ((0, 0, 0, {"op": "raise_version", "version": 2}),))
 
 
 @st.composite
 def logs(draw: st.DrawFn) -> list[Logged]:
     """A log as a cluster may make it: two sessions, mostly sane, time that stutters and jumps."""
-    entries = [OPEN, OPEN]
+    entries = [OPEN, OPEN, *draw(st.sampled_from([[], [RISE]]))]
     seqs, time_ms = {1: 0, 2: 0}, 0
     for _ in range(draw(st.integers(1, 12))):
         time_ms = max(0, time_ms + draw(st.sampled_from([0, 0, 1, 400, 1_000, -50, 6_000])))

@@ -135,7 +135,7 @@ def test_the_state_hash_is_equal_exactly_when_the_state_is(
 
 def visible(machine: TrackerMachine) -> Any:
     """The state as a snapshot tells it, without the place in the log and the refusals' texts."""
-    state: dict[str, Any] = {"time_ms": machine.time_ms}
+    state: dict[str, Any] = {"time_ms": machine.time_ms, "version": machine.version}
     for block in machine.snapshot():
         message = msgpack.unpackb(block[4:])
         decoded = msgpack.unpackb(message["body"])

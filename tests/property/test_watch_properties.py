@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from heapq import heappop, heappush
 from typing import Any
@@ -22,6 +22,7 @@ from tracker_raft.machine import TrackerMachine
 from tracker_raft.machine.history import unpack
 from tracker_raft.watching import Watches
 
+Row = tuple[int, int, int, dict[str, Any]]
 Versions = dict[str, list[FileRecord]]
 EVERYTHING = replace(LIMITS, changes_kept_max=10**6)
 FEW = replace(LIMITS, changes_kept_max=3)
@@ -56,15 +57,30 @@ def difference(place: Place, before: Versions, after: Versions) -> Change | None
     return None
 
 
+def steps(before: bytes, index: int, entry: Logged) -> Iterator[tuple[Row, ...]]:
+    """The rows of an entry up to each place: an operation more, or a file more of one with many.
+    A batch that is refused does nothing, whatever part of it is looked at."""
+    whole = TrackerMachine.restore([before], EVERYTHING).apply(index, entry.pack())
+    for at, row in enumerate(entry.rows):
+        done, body = entry.rows[:at], row[3]
+        files = body.get("files") if body["op"] == "publish_many" else None
+        if not isinstance(files, tuple) or not files:
+            yield (*done, row)
+            continue
+        for count in range(1, len(files) + 1):
+            part = {**body, "files": files[:count]}
+            yield (*done, (*row[:3], part)) if "ok" in whole.replies[at] else (*done, row)
+
+
 def told_by_hand(log: list[Logged]) -> list[Change]:
     """The changes of a log: the state is looked at after each operation of each entry."""
     machine, found = TrackerMachine(EVERYTHING), []
     for index, entry in enumerate(log, 1):
         bytes_before = b"".join(machine.snapshot())
         before = versions(machine)
-        for position in range(len(entry.rows)):
+        for position, rows in enumerate(steps(bytes_before, index, entry)):
             machine = TrackerMachine.restore([bytes_before], EVERYTHING)
-            machine.apply(index, Logged(entry.time_ms, entry.rows[: position + 1]).pack())
+            machine.apply(index, Logged(entry.time_ms, rows).pack())
             after = versions(machine)
             change = difference((index, position), before, after)
             found += [change] if change else []

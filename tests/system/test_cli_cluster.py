@@ -47,7 +47,7 @@ def test_the_life_of_a_detached_cluster(p2p: Command, detached: dict[str, Any]) 
     """Broken: one of the words does not do what it says, or a script cannot read ``status``."""
     leader = detached["leader"]
     status = json.loads(p2p("status", "--json").stdout)
-    assert list(status) == ["leader", "election", "nodes"]
+    assert list(status) == ["leader", "election", "cluster_version", "nodes"]
     assert status["leader"] == leader
     assert [list(row) for row in status["nodes"]] == [STATUS_KEYS] * 3
     assert status["election"]["leader"] == leader

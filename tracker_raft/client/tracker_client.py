@@ -27,25 +27,39 @@ from __future__ import annotations
 
 import random as random_module
 import time
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Self, TypeVar
+from collections.abc import Iterator, Sequence
+from typing import Any, Self
 
 from tracker_raft import commands
 from tracker_raft.client import leadership
 from tracker_raft.client.call import Reply
 from tracker_raft.client.deadline import Clock, Deadline
 from tracker_raft.client.membership import MemberCalls
+from tracker_raft.client.reading import (
+    address_of,
+    files_of,
+    lease_of,
+    lookup_of,
+    milliseconds,
+    newest_first,
+    read_reply,
+    swarm_of,
+)
 from tracker_raft.client.requester import Requester
 from tracker_raft.client.results import Page, Published, Swarm
 from tracker_raft.client.watch import Watch
-from tracker_raft.commands import FileRecord, Level, Operation, PeerRecord, parse_content_hex
+from tracker_raft.commands import (
+    FileRecord,
+    Level,
+    NewFile,
+    Operation,
+)
 from tracker_raft.config import Address, ClientConfig
-from tracker_raft.errors import BadRequest, NotFound, OutcomeUnknown
+from tracker_raft.errors import BadRequest, NotFound
 
 FILES_PAGE = 500
 """Names per page of :meth:`TrackerClient.files`; at most 1 KiB each, so half a frame's limit."""
 
-T = TypeVar("T")
 FileList = list[FileRecord]  # inside the class, ``list`` is a method
 
 
@@ -72,7 +86,7 @@ class TrackerClient(MemberCalls):
         self.config = config or ClientConfig()
         self._clock = clock
         self._requester = Requester(
-            [_address(tracker) for tracker in trackers],
+            [address_of(tracker) for tracker in trackers],
             self.config,
             random or random_module.Random(),
             clock,
@@ -108,7 +122,35 @@ class TrackerClient(MemberCalls):
             record = FileRecord.from_wire(body["file"])
             return Published(record, bool(body["created"]), (reply.index, reply.position))
 
-        return _read(operation, reply, read)
+        return read_reply(operation, reply, read)
+
+    def publish_many(
+        self, files: Sequence[NewFile], *, deadline_s: float | None = None
+    ) -> tuple[Published, ...]:
+        """Publish up to 1,000 files as one operation: all of them, or none.
+
+        Each name may stand there once. Raises what :meth:`publish` does, for the first file that
+        cannot be published, with its place in ``files``; and
+        :class:`~tracker_raft.errors.Unsupported` while a tracker of the cluster runs a release
+        before 0.2.0. Of a file that was bound to its content already ``created`` is False, and
+        owner and group are shown as asked for.
+        """
+        operation = commands.PublishMany(tuple(files))
+        reply = self.call(operation, deadline_s=deadline_s)
+
+        def read(body: dict[str, Any]) -> tuple[Published, ...]:
+            unchanged = frozenset(body["unchanged"])
+            made = zip(operation.files, body["versions"], strict=True)
+            return tuple(
+                Published(
+                    FileRecord(file.name, int(version), *file[1:7]),
+                    at not in unchanged,
+                    (reply.index, reply.position + at),
+                )
+                for at, (file, version) in enumerate(made)
+            )
+
+        return read_reply(operation, reply, read)
 
     def lookup(
         self,
@@ -123,12 +165,12 @@ class TrackerClient(MemberCalls):
         Of several names with that content the first in name order, of several versions the
         newest. Raises :class:`NotFound`.
         """
-        operation = _lookup(name_or_content)
+        operation = lookup_of(name_or_content)
         reply = self.call(operation, level=level, deadline_s=deadline_s)
-        files = _read(operation, reply, _files)
+        files = read_reply(operation, reply, files_of)
         if not files:
             raise NotFound(f"no file {name_or_content!r}")
-        return _newest_first(files)[0]
+        return newest_first(files)[0]
 
     def lookup_all(
         self,
@@ -143,7 +185,7 @@ class TrackerClient(MemberCalls):
         """
         operation = commands.Lookup(content=content)
         reply = self.call(operation, level=level, deadline_s=deadline_s)
-        return _newest_first(_read(operation, reply, _files))
+        return newest_first(read_reply(operation, reply, files_of))
 
     def list(
         self,
@@ -160,8 +202,8 @@ class TrackerClient(MemberCalls):
         """
         operation = commands.List(prefix, after, limit)
         reply = self.call(operation, level=level, deadline_s=deadline_s)
-        return _read(
-            operation, reply, lambda body: Page(_files(body), bool(body["more"]), reply.index)
+        return read_reply(
+            operation, reply, lambda body: Page(files_of(body), bool(body["more"]), reply.index)
         )
 
     def files(self, prefix: str = "", *, level: Level = Level.LINEARIZABLE) -> Iterator[FileRecord]:
@@ -183,7 +225,7 @@ class TrackerClient(MemberCalls):
         oldest first. Raises :class:`NotFound`."""
         operation = commands.Remove(name)
         reply = self.call(operation, deadline_s=deadline_s)
-        return _read(operation, reply, lambda body: _files(body, "removed"))
+        return read_reply(operation, reply, lambda body: files_of(body, "removed"))
 
     def watch(
         self,
@@ -235,9 +277,9 @@ class TrackerClient(MemberCalls):
         :class:`LimitReached` when the swarm or the lease is full.
         """
         operation = commands.Join(
-            peer, str(address), content, complete, zone, _milliseconds("lease_s", lease_s)
+            peer, str(address), content, complete, zone, milliseconds("lease_s", lease_s)
         )
-        return _read(operation, self.call(operation, deadline_s=deadline_s), _lease_s)
+        return read_reply(operation, self.call(operation, deadline_s=deadline_s), lease_of)
 
     def complete(self, peer: str, content: bytes, *, deadline_s: float | None = None) -> None:
         """Say that ``peer`` now has all of ``content``. Raises :class:`NotFound`: join first."""
@@ -247,7 +289,7 @@ class TrackerClient(MemberCalls):
         """Take ``peer`` out of the swarm of ``content``, or out of all; how many it left."""
         operation = commands.Leave(peer, content)
         reply = self.call(operation, deadline_s=deadline_s)
-        return _read(operation, reply, lambda body: int(body["left"]))
+        return read_reply(operation, reply, lambda body: int(body["left"]))
 
     def renew(self, peer: str, *, deadline_s: float | None = None) -> float:
         """Keep the lease of ``peer``; the seconds it now has.
@@ -255,7 +297,7 @@ class TrackerClient(MemberCalls):
         Raises :class:`NotFound`: there is no lease (any more), join again.
         """
         operation = commands.Renew(peer)
-        return _read(operation, self.call(operation, deadline_s=deadline_s), _lease_s)
+        return read_reply(operation, self.call(operation, deadline_s=deadline_s), lease_of)
 
     def peers(
         self,
@@ -273,7 +315,7 @@ class TrackerClient(MemberCalls):
         """
         operation = commands.Peers(content, limit, skip)
         reply = self.call(operation, level=level, deadline_s=deadline_s)
-        return _read(operation, reply, _swarm)
+        return read_reply(operation, reply, swarm_of)
 
     # -- the cluster ------------------------------------------------------------------------------
 
@@ -288,7 +330,7 @@ class TrackerClient(MemberCalls):
         operation = commands.Status()
         if tracker is None:
             return self.call(operation, deadline_s=deadline_s).body
-        return self._requester.ask(_address(tracker), operation, self._deadline(deadline_s)).body
+        return self._requester.ask(address_of(tracker), operation, self._deadline(deadline_s)).body
 
     def transfer_leadership(self, to: str | None = None, *, deadline_s: float | None = None) -> str:
         """Let tracker ``to`` lead, None: whoever is most up to date; the id of the new leader.
@@ -343,55 +385,3 @@ class TrackerClient(MemberCalls):
     def _deadline(self, deadline_s: float | None) -> Deadline:
         seconds = self.config.deadline_s if deadline_s is None else deadline_s
         return Deadline(seconds, self._clock)
-
-
-# -- between the wire and the records -------------------------------------------------------------
-
-
-def _address(tracker: str | Address) -> Address:
-    return tracker if isinstance(tracker, Address) else Address.parse(tracker)
-
-
-def _milliseconds(what: str, seconds: float) -> int:
-    try:
-        return round(seconds * 1000)
-    except (ValueError, OverflowError):  # NaN, infinity
-        raise BadRequest(f"{what} is {seconds}, expected a number of seconds") from None
-
-
-def _lookup(name_or_content: str | bytes) -> commands.Lookup:
-    if isinstance(name_or_content, bytes):
-        return commands.Lookup(content=commands.check_content("content", name_or_content))
-    content = parse_content_hex(name_or_content)
-    if content is not None:
-        return commands.Lookup(content=content)
-    return commands.Lookup(name=name_or_content)
-
-
-def _read(operation: Operation, reply: Reply, reader: Callable[[dict[str, Any]], T]) -> T:
-    """The result in a reply. A reply that cannot be read was a success all the same, so for a
-    write this is OutcomeUnknown: it must not be taken for "did not happen"."""
-    try:
-        return reader(reply.body)
-    except (KeyError, TypeError, ValueError, BadRequest) as error:
-        cls = BadRequest if isinstance(operation, commands.READS) else OutcomeUnknown
-        raise cls(
-            f"{reply.endpoint} answered {operation.op} in a way this version cannot read: {error!r}"
-        ) from error
-
-
-def _files(body: dict[str, Any], key: str = "files") -> tuple[FileRecord, ...]:
-    return tuple(FileRecord.from_wire(record) for record in body[key])
-
-
-def _newest_first(files: Sequence[FileRecord]) -> FileList:
-    return sorted(files, key=lambda record: (record.name, -record.version))
-
-
-def _lease_s(body: dict[str, Any]) -> float:
-    return int(body["lease_ms"]) / 1000
-
-
-def _swarm(body: dict[str, Any]) -> Swarm:
-    peers = tuple(PeerRecord.from_wire(record) for record in body["peers"])
-    return Swarm(peers, int(body["total"]))

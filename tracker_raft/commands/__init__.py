@@ -13,9 +13,9 @@ Writes go through the log and need a request session (D3), except ``open_session
 Reads name a consistency level (D6). ``renew`` is neither: trackers collect renewals and log
 them together, as the internal operation ``renew``.
 
-In the order to read them: :mod:`.operation` (what all are), :mod:`.files`, :mod:`.swarm`,
-:mod:`.sessions`, :mod:`.trackers`, :mod:`.records` (what replies hold), :mod:`.fields` (limits and
-checks).
+In the order to read them: :mod:`.operation` (what all are), :mod:`.files`, :mod:`.batches`,
+:mod:`.swarm`, :mod:`.sessions`, :mod:`.trackers`, :mod:`.records` (what replies hold),
+:mod:`.fields` (limits and checks).
 
 Fields are checked when an object is made, so whoever holds one holds a valid one. Unknown keys
 are ignored, unknown operations refused.
@@ -26,6 +26,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from tracker_raft.commands.batches import BATCH_FILES_MAX, NewFile, PublishMany
 from tracker_raft.commands.fields import (
     CONTENT_ID_BYTES,
     INTEGER_MAX,
@@ -81,6 +82,7 @@ from tracker_raft.commands.trackers import (
 from tracker_raft.errors import UnknownOperation
 
 __all__ = [
+    "BATCH_FILES_MAX",
     "BY_WORD",
     "CONTENT_ID_BYTES",
     "INTEGER_MAX",
@@ -100,12 +102,14 @@ __all__ = [
     "Level",
     "List",
     "Lookup",
+    "NewFile",
     "OpenSession",
     "Operation",
     "PeerRecord",
     "Peers",
     "Ping",
     "Publish",
+    "PublishMany",
     "ReadLog",
     "Remove",
     "RemoveNode",
@@ -130,6 +134,7 @@ WRITES: tuple[type[Operation], ...] = (
     OpenSession,
     CloseSession,
     Publish,
+    PublishMany,
     Remove,
     Join,
     Complete,

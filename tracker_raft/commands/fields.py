@@ -19,8 +19,8 @@ PIECE_BYTES_MAX = 16 * 1024 * 1024
 
 _VERSIONED = re.compile(r"(?P<name>[^@]+)@v(?P<version>[1-9][0-9]{0,8})")
 _CONTENT_HEX = re.compile(r"[0-9a-f]{64}")
-_CONTENT_HEX_CHARS = 64
-_PLAIN_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*(?:/[A-Za-z0-9_-][A-Za-z0-9._-]*)*")
+CONTENT_HEX_CHARS = 64
+PLAIN_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*(?:/[A-Za-z0-9_-][A-Za-z0-9._-]*)*")
 """Most names: such a one, if it is shorter than a content id, needs no closer look."""
 # Written out, not str.isprintable(): that asks the Unicode tables of the running Python, and two
 # trackers on different versions would decide one operation differently. Control characters, line
@@ -73,7 +73,7 @@ def check_name(value: object) -> str:
     ``@`` divides a name from its version, and 64 hexadecimal digits would be taken for a content
     id, so neither can be a name.
     """
-    if type(value) is str and len(value) < _CONTENT_HEX_CHARS and _PLAIN_NAME.fullmatch(value):
+    if type(value) is str and len(value) < CONTENT_HEX_CHARS and PLAIN_NAME.fullmatch(value):
         return value
     name = check_text("name", value, NAME_BYTES_MAX, empty=False)
     if "@" in name:

@@ -20,7 +20,7 @@ who *chooses* items so that two sets collide; nothing here relies on that.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from hashlib import blake2b
 from typing import Any, Final, Protocol
 
@@ -88,11 +88,32 @@ class Digest:
             self.watchers[item[0]].added(item)
         return known
 
+    def add_many(self, items: Sequence[Item]) -> list[int]:
+        """:meth:`add_known` for each, at less than its cost."""
+        pack, from_bytes = self._pack, int.from_bytes
+        known = [
+            from_bytes(blake2b(pack(item), digest_size=_BYTES).digest(), "big") for item in items
+        ]
+        self._total += sum(known)
+        if self.watchers:
+            for item in items:
+                if item[0] in self.watchers:
+                    self.watchers[item[0]].added(item)
+        return known
+
     def remove_known(self, known: int, *item: Value) -> None:
         """Take back what :meth:`add_known` added, which need not be hashed again."""
         self._total -= known
         if self.watchers and item[0] in self.watchers:
             self.watchers[item[0]].removed(item)
+
+    def remove_many(self, known: Sequence[int], items: Iterable[Item]) -> None:
+        """:meth:`remove_known` for each."""
+        self._total -= sum(known)
+        if self.watchers:
+            for item in items:
+                if item[0] in self.watchers:
+                    self.watchers[item[0]].removed(item)
 
     def remove(self, *item: Value) -> None:
         """Take back an item exactly as it was added; anything else would never show as wrong."""

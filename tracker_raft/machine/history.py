@@ -70,7 +70,19 @@ class ChangeHistory:
         from its version on."""
         self._add((*self.place, name, self._pack((PUBLISHED, row[0], 0, *row))))
         if len(self._changes) - self._start > self._kept_max:
-            self._forget_oldest()
+            self._forget(1)
+
+    def published_many(self, names: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+        """:meth:`published` for each, the first at :attr:`place` and the others behind it."""
+        index, position = self.place
+        pack = self._pack
+        kept = [
+            (index, position + at, name, pack((PUBLISHED, row[0], 0, *row)))
+            for at, (name, row) in enumerate(zip(names, rows, strict=True))
+        ]
+        self._changes += kept
+        self._hashes += self._digest.add_many([("change", *change) for change in kept])
+        self._forget(len(self._changes) - self._start - self._kept_max)
 
     def note(self, before: list[FileRecord], after: list[FileRecord]) -> None:
         """The running operation made ``after`` of ``before``, the versions of one name."""
@@ -106,17 +118,23 @@ class ChangeHistory:
             )
         )
         if len(self._changes) - self._start > self._kept_max:
-            self._forget_oldest()
+            self._forget(1)
 
     def _add(self, change: Kept) -> None:
         self._changes.append(change)
         self._hashes.append(self._digest.add_known("change", *change))
 
-    def _forget_oldest(self) -> None:
-        oldest = self._changes[self._start]
-        self._digest.remove_known(self._hashes[self._start], "change", *oldest)
-        self.horizon = oldest[0], oldest[1] + 1
-        self._start += 1
+    def _forget(self, count: int) -> None:
+        """The oldest, so many; none when that is not above 0."""
+        if count <= 0:
+            return
+        end = self._start + count
+        oldest = self._changes[self._start : end]
+        self._digest.remove_many(
+            self._hashes[self._start : end], (("change", *change) for change in oldest)
+        )
+        self.horizon = oldest[-1][0], oldest[-1][1] + 1
+        self._start = end
         if self._start >= _LUMP:
             del self._changes[: self._start]
             del self._hashes[: self._start]

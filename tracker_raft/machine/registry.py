@@ -29,7 +29,14 @@ from typing import Any, Final
 import msgpack
 from sortedcontainers import SortedList
 
-from tracker_raft.commands import CONTENT_ID_BYTES, FileRecord, List, Publish, split_version
+from tracker_raft.commands import (
+    CONTENT_ID_BYTES,
+    FileRecord,
+    List,
+    NewFile,
+    Publish,
+    split_version,
+)
 from tracker_raft.config import MachineLimits
 from tracker_raft.errors import BadRequest, Conflict, LimitReached, NotFound
 from tracker_raft.machine.digest import Digest
@@ -71,17 +78,10 @@ class Registry:
         """Raises :class:`Conflict`, :class:`LimitReached` or :class:`BadRequest`."""
         if wanted.name not in self._files:
             return self._bind(wanted)
-        highest, kept = self._history(wanted.name)
+        highest, kept = self._check_bound(wanted)
         newest = kept[-1]
         if newest.content == wanted.content:
-            _require_same(newest, wanted)
             return {"file": newest.to_wire(), "created": False}
-        if not wanted.replace:
-            raise Conflict(
-                f"{wanted.name!r} is bound to content {newest.content.hex()} as version "
-                f"{newest.version}, not to {wanted.content.hex()}; nothing was changed. "
-                f"Publish with replace to make it the next version"
-            )
         record = FileRecord(
             wanted.name,
             highest + 1,
@@ -95,6 +95,20 @@ class Registry:
         remaining = [*kept, record][-self._limits.versions_per_name_max :]
         self._replace(wanted.name, kept, highest + 1, remaining)
         return {"file": record.to_wire(), "created": True}
+
+    def _check_bound(self, wanted: Publish) -> History:
+        """The history of a name that is bound, if ``wanted`` may be published as it. Raises."""
+        history = self._history(wanted.name)
+        newest = history[1][-1]
+        if newest.content == wanted.content:
+            _require_same(newest, wanted)
+        elif not wanted.replace:
+            raise Conflict(
+                f"{wanted.name!r} is bound to content {newest.content.hex()} as version "
+                f"{newest.version}, not to {wanted.content.hex()}; nothing was changed. "
+                f"Publish with replace to make it the next version"
+            )
+        return history
 
     def _bind(self, wanted: Publish) -> dict[str, Any]:
         """A name that is not bound yet: most of all operations, so it takes the short way."""
@@ -122,6 +136,55 @@ class Registry:
         self._changes.published(name, row)
         self.versions += 1
         return {"file": record, "created": True}
+
+    def publish_many(self, files: tuple[NewFile, ...]) -> dict[str, Any]:
+        """All of them or none; the first that cannot be names itself by its place in ``files``.
+
+        Raises what :meth:`publish` does. Each change has a place of its own in the log.
+        """
+        if self._check_many(files):
+            self._bind_many(files)
+            return {"versions": [1] * len(files), "unchanged": []}
+        versions, unchanged = [], []
+        index, position = self._changes.place
+        for at, file in enumerate(files):
+            self._changes.place = index, position + at
+            done = self.publish(Publish(*file))
+            versions.append(done["file"]["version"])
+            if not done["created"]:
+                unchanged.append(at)
+        return {"versions": versions, "unchanged": unchanged}
+
+    def _bind_many(self, files: tuple[NewFile, ...]) -> None:
+        """:meth:`_bind` for each: the same steps, each taken for all files at once."""
+        pack = self._pack
+        names = [file[0] for file in files]
+        rows = [(1, *file[1:7]) for file in files]
+        packed = [pack((1, (row,))) for row in rows]
+        self._files.update(zip(names, packed, strict=True))
+        self._digest.add_many([("file", *both) for both in zip(names, packed, strict=True)])
+        self._names.update(names)
+        first_of = self._by_content.setdefault
+        for file in files:
+            if first_of(file[1], file[0]) is not file[0]:  # another name has it
+                self._index(file[1], file[0])
+        self._changes.published_many(names, rows)
+        self.versions += len(files)
+
+    def _check_many(self, files: tuple[NewFile, ...]) -> bool:
+        """Whether all names are free; raises when one cannot be published. Changes nothing."""
+        bound = [at for at, file in enumerate(files) if file[0] in self._files]
+        if len(self._files) + len(files) - len(bound) > self._limits.files_max:
+            raise LimitReached(
+                f"{len(self._files)} names and {len(files) - len(bound)} more, limit "
+                f"{self._limits.files_max}; none was published"
+            )
+        for at in bound:
+            try:
+                self._check_bound(Publish(*files[at]))
+            except (Conflict, BadRequest) as error:
+                raise type(error)(f"file {at} of {len(files)}: {error.message}") from None
+        return not bound
 
     def remove(self, text: str) -> dict[str, Any]:
         """``text`` is a name or ``name@vN``. Raises :class:`NotFound`."""

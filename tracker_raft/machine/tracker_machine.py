@@ -29,8 +29,9 @@ gives what it gave: replicas of the versions before and after your change run si
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any, Final
 
 from tracker_raft.commands import (
@@ -45,6 +46,7 @@ from tracker_raft.commands import (
     Operation,
     Peers,
     Publish,
+    PublishMany,
     Remove,
     check_int,
 )
@@ -58,7 +60,7 @@ from tracker_raft.machine.registry import Registry
 from tracker_raft.machine.sessions import SessionTable
 from tracker_raft.machine.snapshot_cursor import SnapshotCursor
 from tracker_raft.machine.swarm_table import SwarmTable
-from tracker_raft.machine.vocabulary import SessionWrite, parse, unknown
+from tracker_raft.machine.vocabulary import SessionWrite, parse, unknown, width
 from tracker_raft.versions import NEWEST, OLDEST, RAISE_VERSION
 
 _LIMITS: Final = MachineLimits()
@@ -73,6 +75,9 @@ class Applied:
     stop: str | None = None
     """Not None: something committed is not known to this version. The entry changed nothing, and
     the node must stop with this text."""
+    positions: Sequence[int] | None = None
+    """Where each operation stands in the entry; None: at 0, 1, 2... One that makes many changes
+    takes a place for each, and those behind it stand further on."""
 
 
 class TrackerMachine:
@@ -117,10 +122,15 @@ class TrackerMachine:
             self._swarm.expire(self.time_ms)
             self._sessions.expire(self.time_ms)
         horizon, kept = self.changes.horizon, len(self.changes)
-        replies = [self._answer(at, one) for at, one in enumerate(decoded.operations)]
+        positions: list[int] | None = None
+        if any(one.body.get("op") == PublishMany.op for one in decoded.operations):
+            widths = (width(one.body) for one in decoded.operations)
+            positions = list(accumulate(widths, initial=0))[:-1]
+        places = range(len(decoded.operations)) if positions is None else positions
+        replies = [self._answer(*one) for one in zip(places, decoded.operations, strict=True)]
         if self._changed and (len(self.changes) != kept or self.changes.horizon != horizon):
             self._changed()
-        return Applied(tuple(replies))
+        return Applied(tuple(replies), positions=positions)
 
     def skip(self, index: int) -> None:
         """Pass over an entry of the consensus engine itself; only ``applied`` moves."""
@@ -159,6 +169,8 @@ class TrackerMachine:
         match operation:
             case Publish():
                 return self._registry.publish(operation)
+            case PublishMany():
+                return self._registry.publish_many(operation.files)
             case Join():
                 return self._swarm.join(operation, self.time_ms)
             case Complete():

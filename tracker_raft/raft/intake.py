@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import heapq
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from tracker_raft import versions
@@ -167,9 +167,16 @@ class Intake:
         self._proposed[self._numbers] = batch
         return self._numbers
 
-    def committed(self, number: int, index: int, replies: tuple[Reply, ...]) -> None:
-        for position, pending in enumerate(self._proposed.pop(number, [])):
-            pending.answer(replies[position], (index, position))
+    def committed(
+        self,
+        number: int,
+        index: int,
+        replies: tuple[Reply, ...],
+        positions: Sequence[int] | None = None,
+    ) -> None:
+        """``positions``: of the operations in their entry; None: 0, 1, 2..."""
+        for at, pending in enumerate(self._proposed.pop(number, [])):
+            pending.answer(replies[at], (index, at if positions is None else positions[at]))
 
     def discarded(self, number: int) -> None:
         """Another entry stands at the index of this one: it certainly did not happen."""

@@ -84,6 +84,6 @@ class Proposer:
         """The engine's word on a proposed entry."""
         if reason == FAIL_REASON.SUCCESS and result is not None:
             index, applied = result
-            self._intake.committed(number, index, applied.replies)
+            self._intake.committed(number, index, applied.replies, applied.positions)
         else:
             self._intake.discarded(number)
