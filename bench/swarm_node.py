@@ -13,7 +13,7 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from bench.swarm_links import Link
-from bench.swarm_pipe import Pipe
+from bench.swarm_pipe import LOOK_AT_LEAST_S, LOOK_EARLY_S, LOOK_S, Line, Pipe
 from peer.choice import Candidate, NearFirst, PeerChoice
 from peer.contacts import FRUITLESS_MAX, Contact, Contacts
 from peer.decisions import Ask, Done, GiveUp, Rest, Wait
@@ -24,21 +24,13 @@ from peer.ranges import Ranges
 from peer.slots import Slots
 from peer.swarm import Swarm
 from peer.trackers import PeerFinder
+from peer.upload import CONNECT_AGAIN_S
 
 if TYPE_CHECKING:
     from bench.swarm_world import World
 
-BUSY_S = 1.0
-"""What a seeder with all its connections taken says."""
-LOOK_S = 0.25
-"""How often a connection without work looks whether something is to be taken over when nothing is
-free any more. The product does so every 0.1 s; nothing is taken over before 0.25 s."""
-LOOK_EARLY_S = 2.0
-"""The same as long as pieces are free."""
 TICK_S = 0.25
 """How often a download looks for places to fill. The product: 0.1 s."""
-LOOK_AT_LEAST_S = 5.0
-"""The same where the source has nothing that is lacking: it may be time to let it go."""
 
 
 class Node:
@@ -57,6 +49,7 @@ class Node:
         self.mask = (1 << world.pieces.count) - 1 if complete else 0
         """The same as a number: what one has and another lacks is one operation."""
         self.slots = Slots(world.limits)
+        self.line = Line(world)
         self.followers: dict[Pipe, None] = {}
         """Who fetches from here."""
         self.gained: list[int] = []
@@ -153,7 +146,7 @@ class Node:
         if not source.alive:
             self.close(pipe, "is gone")
         elif len(source.followers) >= limits.serve_connections_max:
-            self.close(pipe, "is busy", retry_s=BUSY_S)
+            self.close(pipe, "is busy", retry_s=CONNECT_AGAIN_S)
         else:
             pipe.open = True
             source.followers[pipe] = None
@@ -243,7 +236,7 @@ class Node:
         """A request has arrived, and nothing is under way."""
         pipe.starting = False
         if not pipe.closed and pipe.queue and self._served(pipe):
-            self.world.start(pipe)
+            pipe.source.line.join(pipe)
 
     def _served(self, pipe: Pipe) -> bool:
         """Whether the source has a slot for us; if not, it is asked again when it said."""
@@ -280,10 +273,15 @@ class Node:
         else:
             pipe.queue.popleft()
             self._ended(pipe, run, brain)
-        if pipe.queue and (got + 1 < run.count or self._served(pipe)):
+        if got + 1 < run.count:
             world.next_piece(pipe)
-        elif pipe.active:
-            world.stop(pipe)
+        else:
+            pipe.source.line.leave(pipe)
+            if pipe.queue and self._served(pipe):
+                pipe.source.line.join(pipe)
+            elif pipe.active:
+                world.stop(pipe)
+            pipe.source.line.go_on()
         if not self.joined:
             world.join(self)
         self.look(pipe)
@@ -332,6 +330,8 @@ class Node:
         self.idle.pop(pipe, None)
         pipe.source.followers.pop(pipe, None)
         pipe.source.slots.leave(pipe)
+        pipe.source.line.leave(pipe)
+        pipe.source.line.go_on()
 
     def _measure(self, pipe: Pipe) -> None:
         if self.brain is not None:

@@ -69,14 +69,19 @@ class PeerLimits:
     manifest_wait_s: float = 1.0
     """Then the next peer is asked for the manifest as well."""
 
-    serve_connections_max: int = 256
-    """A thread each; connections beyond it are answered ``busy`` and closed."""
+    serve_connections_max: int = 64
+    """A thread each; connections beyond it are answered ``busy`` and closed. With more a crowd
+    gathers around the first peers of a swarm, and those who came later have nobody to serve."""
     upload_slots_max: int = 32
     """Connections that are sent pieces in turn; others are answered ``busy``."""
     slot_idle_s: float = 1.0
     """A slot that is not used for this long is free."""
     slot_turn_s: float = 10.0
     """After this time a slot goes to who was refused one."""
+    turns_max: int = 4
+    """Runs that are begun at a time, over all connections; others wait for their turn."""
+    turn_s: float = 0.2
+    """A run that takes longer does not count: its receiver is slower than the link."""
     up_bytes_s: int | None = None
     """Pieces are sent at this rate at most, over all connections; None: as fast as it goes."""
     down_bytes_s: int | None = None

@@ -10,6 +10,7 @@ Rules
   closed, and turned away by its name from then on, with the reason.
 * Slots: at most ``upload_slots_max`` connections are sent pieces at a time, others are answered
   ``busy`` with a time to come back (:mod:`peer.slots`). ``up_bytes_s`` holds for all together.
+* Turns: of those, few are sent a run at a time, one after the other (:mod:`peer.turns`).
 * Peers are told of new pieces as they come (:mod:`peer.offers`), but never in the middle of an
   answer.
 * A header is sent only when the files it speaks of are still what was shared. What fails after
@@ -26,7 +27,8 @@ import socket
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 from peer.limits import PeerLimits
 from peer.link import close, tune
@@ -35,6 +37,7 @@ from peer.ranges import Ranges
 from peer.shared import Content
 from peer.slots import Slots
 from peer.throttle import Throttle
+from peer.turns import Turns
 from peer.upload import Upload
 from tracker_raft.config import Address, require_loopback
 from tracker_raft.errors import Busy, LocalError
@@ -77,6 +80,8 @@ class Seeder:
         self._ended_bytes_sent = 0
         self._closing = threading.Event()
         self._slots = Slots(self.limits)
+        self._turns: Turns[Upload] = Turns(self.limits)
+        self._turn_lock = threading.Lock()
         self._turned_away: OrderedDict[str, str] = OrderedDict()
         self._lock = threading.Lock()
         self._sessions: dict[Upload, threading.Thread] = {}
@@ -125,6 +130,29 @@ class Seeder:
             raise Busy(
                 f"all {self.limits.upload_slots_max} upload slots are in use", retry_after_s=retry_s
             )
+
+    @contextmanager
+    def turn(self, upload: Upload) -> Iterator[None]:
+        """Inside it is the turn of ``upload`` to be sent a run; waits for that."""
+        with self._turn_lock:
+            upload.may_go.clear()
+            going = self._turns.ask(upload, time.monotonic())
+        try:
+            while not going and not self._closing.is_set():
+                with self._turn_lock:
+                    self._next_turns()
+                    wait_s = self._turns.wait_s(time.monotonic())
+                going = upload.may_go.wait(wait_s)
+            yield
+        finally:
+            with self._turn_lock:
+                self._turns.leave(upload)
+                self._next_turns()
+
+    def _next_turns(self) -> None:
+        """Let those go whose turn it is."""
+        while (upload := self._turns.next(time.monotonic())) is not None:
+            upload.may_go.set()
 
     def pause(self, seconds: float) -> None:
         """Wait, unless it is closed meanwhile."""

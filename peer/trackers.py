@@ -107,6 +107,5 @@ class PeerFinder:
         found = self._trackers.peers(
             self._content, limit=self.PEERS_MAX, skip=self._skip, deadline_s=self._deadline_s
         )
-        more = found.total > self.PEERS_MAX
-        self._skip = (self._skip + self.PEERS_MAX) % found.total if more else 0
+        self._skip += self.PEERS_MAX  # also where all fit: a moment later they may not
         return found.peers

@@ -16,6 +16,7 @@ import socket
 import threading
 from collections import deque
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Protocol
 
 from peer import messages
@@ -38,6 +39,9 @@ SMALL_BYTES = 64 * 1024
 LINGER_S = 0.5
 LINGER_BYTES = 1024 * 1024
 """How long, and how much, a refused peer is still listened to, so that it reads why."""
+CONNECT_AGAIN_S = 0.25
+"""When somebody who found all connections taken is to try again, about: until then it has heard
+of others."""
 READ_BYTES = 4096
 FEATURES = ("news", "cancel")
 """Said in the hello: what a peer of this version understands beyond the first one."""
@@ -62,6 +66,9 @@ class Host(Protocol):
 
     def slot(self, upload: Upload) -> None:
         """Raises :class:`Busy` when it is not its turn to be sent pieces."""
+
+    def turn(self, upload: Upload) -> AbstractContextManager[None]:
+        """Inside the ``with`` it is its turn to be sent a run; waits for that."""
 
     def pause(self, seconds: float) -> None:
         """Wait, unless the seeder is closed meanwhile."""
@@ -89,6 +96,8 @@ class Upload:
         self.peer = ""
         """Who is served; empty before its hello."""
         self.bytes_sent = 0
+        self.may_go = threading.Event()
+        """Set when it is its turn."""
 
     def run(self) -> None:
         """Serve until the other side leaves or breaks the protocol."""
@@ -116,7 +125,7 @@ class Upload:
 
     def say_busy(self) -> None:
         """Answer ``busy`` and close, without a wait."""
-        busy = Busy("this peer serves as many connections as it may", retry_after_s=1.0)
+        busy = Busy("this peer serves as many connections as it may", retry_after_s=CONNECT_AGAIN_S)
         with contextlib.suppress(OSError):
             self._socket.setblocking(False)
             self._socket.send(messages.encode_error(0, busy))
@@ -278,7 +287,8 @@ class Upload:
             for file in dict.fromkeys(span.file for span in spans):
                 content.check(file)
         self._host.slot(self)
-        self._send(content, header, spans)
+        with self._host.turn(self):
+            self._send(content, header, spans)
 
     def _spans(self, content: Content, request: Request) -> list[Span]:
         pieces = content.manifest.pieces

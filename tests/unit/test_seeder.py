@@ -17,6 +17,7 @@ from peer.limits import PEER_PROTOCOL_VERSION
 from peer.link import Link, Lost
 from peer.messages import Answered, GetManifest, Have, Hello, Request
 from peer.seeder import Seeder
+from peer.upload import CONNECT_AGAIN_S
 from tracker_raft import wire
 from tracker_raft.commands import Operation
 from tracker_raft.config import Address
@@ -195,7 +196,7 @@ def test_connections_are_bounded(world: World) -> None:
         with Asker(address, greet=False) as third, pytest.raises(Answered) as caught:
             third.reply(0)
         assert isinstance(caught.value.error, Busy)
-        assert caught.value.error.retry_after_s == 1.0
+        assert caught.value.error.retry_after_s == CONNECT_AGAIN_S
         first.link.close()
         wait_until(lambda: "1 connections" in repr(world.seeders["seeder"]), "one has gone")
         with Asker(address):

@@ -154,7 +154,7 @@ def test_two_and_three_seeders_share_the_work(world: World) -> None:
 
 def test_a_seeder_that_dies_is_replaced(world: World) -> None:
     """Broken if a download ends with the seeder it began with."""
-    path = world.random_file(400)
+    path = world.random_file(2000)
     dying: list[Hooked] = []
 
     def hook(content: SharedFiles) -> Hooked:
