@@ -31,9 +31,8 @@ Theory
   late waits for one more sign of life, twice in a row at most.
 
 A second attempt comes after a time-out times 1 to 2, by a number that differs from node to node.
-
-What to re-check when you change it: ``tests/unit/test_election.py``, and the simulation, whose
-histories say that no healthy leader is deposed and that a connected majority finds a leader.
+What to re-check when you change it: ``test_election.py``, and the simulation, which says that no
+healthy leader is deposed and that a connected majority finds a leader.
 """
 
 from __future__ import annotations
