@@ -24,7 +24,7 @@ MODULE_LINES_MAX = 400
 FUNCTION_LINES_MAX = 60
 
 LONGER_MODULES = {
-    "tracker_raft/raft/engine.py": 420,  # one table: every private name of the library
+    "tracker_raft/raft/engine.py": 440,  # one table: every private name of the library
     "tracker_raft/raft/replica.py": 445,  # where all parts of one node are joined and take turns
 }
 """Modules that may be longer, each with its own limit and the reason."""

@@ -18,22 +18,20 @@ Theory
   Requests of a candidate that the leader itself told to stand, or that leads over to a higher
   term, carry ``forced`` and are not held.
 * **Term hint.** A leader of an older term would be ignored for ever by a node of a newer one. It
-  is told the term, and stands again above it at once, forced: it is the one with the best log.
-  Unless it is told too that somebody leads that term: then its time is over.
+  is told the term, and stands again above it at once, forced: it has the best log. Unless it is
+  told that somebody leads that term: then its time is over.
 * **Order instead of chance.** All compute the same order of standing from their links: node ids,
   the lost leader left out, who still catches up last. A node that granted a request favours that
   candidate for a moment; another one is held meanwhile unless it is better placed (a better log,
   then a lower id). So two that ask at the same time do not split the votes. Who is asked by a
   candidate with a worse log than its own stands itself.
-
-* **Who stood still itself looks again.** A machine that stops for a moment stops its leader and its
-  followers alike, and when it goes on the silence is nobody's death. A node whose own turn came
-  late waits for one more sign of life, twice in a row at most.
+* **Who stood still itself looks again.** A machine that stops for a moment stops all its nodes
+  alike: the silence then is nobody's death. A node whose own turn came late waits for one more
+  sign of life, twice in a row at most.
 
 A second attempt comes after a time-out times 1 to 2, by a number that differs from node to node.
-
-What to re-check when you change it: ``tests/unit/test_election.py``, and the simulation, whose
-histories say that no healthy leader is deposed and that a connected majority finds a leader.
+What to re-check when you change it: ``test_election.py``, and the simulation, which says that no
+healthy leader is deposed and that a connected majority finds a leader.
 """
 
 from __future__ import annotations

@@ -90,9 +90,8 @@ class Replica:
             operation_bytes_max=config.timing.entry_bytes_max // 2,
         )
         self.reads = Reads(config, lambda: int(self.engine.raftLastApplied), self.kick)
-        self._leading = False
-        self.removed = False
-        """It failed because this node is no member any more."""
+        self._leading = self.removed = False
+        """``removed``: it failed because this node is no member any more."""
         self._closed = False
         membership = begun(config, self.journal, recovered.members)
         self.engine = self._make_engine(membership)
