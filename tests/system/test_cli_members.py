@@ -69,6 +69,9 @@ def test_a_cluster_of_this_machine_moves_word_by_word(p2p: Command, tmp_path: Pa
         assert Cluster.attach(place).leader() in ("n3", "n4", "n5")
         refused = p2p("remove-node", "n9")
         assert refused.returncode == 1 and "the nodes are n3, n4, n5" in refused.stderr
+        nonsense = p2p("add-node", "../n6")
+        assert nonsense.returncode == 2 and "nothing was done" in nonsense.stderr
+        assert Cluster.attach(place).nodes == ("n3", "n4", "n5")
     finally:
         p2p("down")
 

@@ -16,6 +16,7 @@ from tracker_raft.cluster import ports, status
 from tracker_raft.cluster.launch import POLL_S, Crew, locked
 from tracker_raft.cluster.process import log_tail
 from tracker_raft.cluster.state import Layout, NodePlace
+from tracker_raft.config import NODE_ID
 from tracker_raft.errors import BadRequest, LocalError, NotFound, P2PError
 
 LOCK_S = 10.0
@@ -67,6 +68,8 @@ def _new_place(crew: Crew, node: str | None) -> NodePlace:
         there = [path.name for path in crew.data_dir.iterdir()] + list(crew.layout.ids)
         found = [re.fullmatch(r"n(\d{1,9})", name) for name in there]
         node = f"n{max((int(one[1]) for one in found if one), default=0) + 1}"
+    elif not NODE_ID.fullmatch(node):
+        raise BadRequest(f"node id {node!r}: expected {NODE_ID.pattern}; nothing was done")
     elif (crew.data_dir / node).exists():
         raise BadRequest(
             f"{crew.data_dir / node} is there already: a new node needs a directory of its own; "
