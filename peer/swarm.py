@@ -233,7 +233,9 @@ class Swarm:
         """Whether nothing of a run that ``peer`` was asked for is waited for any more."""
         state = self._peers.get(peer)
         claim = state.claim_of(run) if state is not None else None
-        return claim is not None and not claim.got and not not_here(claim, self._verified)
+        if claim is None or claim.got:
+            return False
+        return self._verified.covers(claim.run.first, claim.end)  # asked before every request
 
     @property
     def done(self) -> bool:
