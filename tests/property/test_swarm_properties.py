@@ -99,7 +99,8 @@ class SwarmModel(RuleBasedStateMachine):
             useful = peer in self.asked and self.free() & self.has[peer]
             everything = set(range(self.pieces.count))
             partial = sum(self.has[one] != everything for one in self.asked if self.asked[one])
-            spared = partial >= 3 and peer in self.asked and self.has[peer] == everything
+            few = len(self.asked) < LIMITS.many_peers or partial < LIMITS.many_peers - 1
+            spared = not few and peer in self.asked and self.has[peer] == everything
             room = len(self.asked.get(peer, ())) < (1 if spared else 2)
             assert not (useful and room), "there was room, and nothing asked"
         else:
