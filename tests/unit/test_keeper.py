@@ -518,6 +518,23 @@ def test_a_part_that_cannot_be_kept_is_asked_for_again(
     assert loaded_hash(laggard) == leader.machine.state_hash
 
 
+def test_who_is_too_old_for_the_snapshot_of_its_leader_stops(
+    two: tuple[Side, Side], clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Broken: a tracker of an old release stays behind for ever and says nothing, or one flipped
+    bit stops a tracker for good."""
+    leader, laggard = two
+    monkeypatch.setattr("tracker_raft.machine.snapshot_format.FORMAT", 1)  # of who reads
+    monkeypatch.setattr("tracker_raft.machine.snapshot_format.FORMAT_VERSIONED", 1)
+    leader.keeper.lags("n2")
+    clock.run(seconds=0.6)
+    assert (laggard.failures, laggard.installed) == ([], [])
+    leader.keeper.lags("n2")
+    clock.run(lambda: bool(laggard.failures))
+    assert "snapshot of format 2" in laggard.failures[0]
+    assert laggard.installed == []
+
+
 def test_who_is_ahead_meanwhile_discards_what_came(two: tuple[Side, Side], clock: Clock) -> None:
     """Broken: a node replaces its newer snapshot by an older one, behind which its log begins;
     the next start refuses."""

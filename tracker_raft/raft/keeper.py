@@ -26,7 +26,7 @@ from functools import partial
 from typing import Protocol
 
 from tracker_raft.config import SnapshotPolicy
-from tracker_raft.errors import LocalError, P2PError, ShuttingDown, Unavailable
+from tracker_raft.errors import LocalError, P2PError, ShuttingDown, Unavailable, Unsupported
 from tracker_raft.machine import TrackerMachine
 from tracker_raft.machine.snapshot_cursor import SnapshotCursor
 from tracker_raft.raft import snapshots
@@ -99,6 +99,7 @@ class SnapshotKeeper:
         """What was found in the log is applied once the machine is here; none is due before."""
         self._making: _Making | None = None
         self._coming: snapshots.Incoming | None = None
+        self._unsupported: Snapshot | None = None
         self._installing = False
         self._offered_s: dict[str, float] = {}
         self._given_up: list[str] = []
@@ -347,6 +348,10 @@ class SnapshotKeeper:
             coming.feed(data)
             machine = coming.finish() if coming.complete else None
         except P2PError as error:
+            if isinstance(error, Unsupported) and self._unsupported == coming.offer:
+                # Twice the same, so it is no bit that flipped: this node is too old to go on.
+                self._host.fail(LocalError(f"the snapshot of {node}: {error}"))
+            self._unsupported = coming.offer
             self._throw_away(f"from {node}: {error}")
             return
         done = partial(self._part_kept, coming, machine, node)
