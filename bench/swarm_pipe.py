@@ -63,6 +63,7 @@ class Line:
         if not self._turns.ask(pipe, self._world.now_s):
             if pipe.active:
                 self._world.stop(pipe)
+            pipe.starting = True  # it waits here, and is not to be begun elsewhere
             self.go_on()
         elif pipe.active:
             self._world.next_piece(pipe)
@@ -78,6 +79,7 @@ class Line:
         self._timed = self._timed and not timed
         now_s = self._world.now_s
         while (pipe := self._turns.next(now_s)) is not None:
+            pipe.starting = False
             self._world.start(pipe)
         if self._turns.waiting and not self._timed:
             self._timed = True
