@@ -72,9 +72,11 @@ def main(
     }
     click.echo(json.dumps(report) if as_json else f"{report}")
     for outcome in failed[:3]:
-        smallest = shrink(outcome.seed, outcome.faults, lambda o: o.violation is not None)
+        smallest = shrink(
+            outcome.seed, outcome.faults, lambda o: o.violation is not None, members=members
+        )
         click.echo(f"seed {outcome.seed} fails with {len(smallest)} faults:")
-        _show(run(outcome.seed, smallest))
+        _show(run(outcome.seed, smallest, members=members))
     raise SystemExit(1 if failed else 0)
 
 

@@ -322,7 +322,7 @@ def hunt(mutant: Mutant, seeds: Iterable[int]) -> Outcome | None:
                 weights=mutant.weights,
                 members=mutant.members,
             )
-            outcome = run(seed, faults, flips=mutant.flips)
+            outcome = run(seed, faults, flips=mutant.flips, members=mutant.members)
             if outcome.violation is not None:
                 return outcome
     return None

@@ -173,13 +173,19 @@ def _trace(watch: Watch, world: World) -> str:
     return digest.hexdigest()[:16]
 
 
-def shrink(seed: int, faults: list[Fault], fails: Callable[[Outcome], bool]) -> list[Fault]:
+def shrink(
+    seed: int,
+    faults: list[Fault],
+    fails: Callable[[Outcome], bool],
+    *,
+    members: bool = False,
+) -> list[Fault]:
     """The smallest list of faults, found by leaving out ever smaller parts, that still fails."""
     size = max(1, len(faults) // 2)
     while faults:
         for start in range(0, len(faults), size):
             fewer = faults[:start] + faults[start + size :]
-            if fails(run(seed, fewer)):
+            if fails(run(seed, fewer, members=members)):
                 faults = fewer
                 break
         else:

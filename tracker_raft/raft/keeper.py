@@ -1,9 +1,8 @@
 """Keeps the log short and the laggards fed: makes snapshots, serves them, receives them.
 
 The shell around :mod:`snapshots`. When one is due: enough was logged since the last one, in
-proportion to its size, so that the work of making them is a constant share of the work of
-logging. The machine is read in slices with pauses between them, so that the loop is never held
-for long whatever the number of files.
+proportion to its size, so that making them is a constant share of the work of logging. The machine
+is read in slices with pauses between them, so that the loop is never held for long.
 
 Rules
 -----
