@@ -196,7 +196,11 @@ def test_publish_measures_ours_and_says_who_is_absent(tmp_path: Path) -> None:
     short = ["--runs", "1", "--seconds", "0.3", "--clients", "2", "--batch", "8"]
     result = result_of(tmp_path, "publish", *short, "--without", "etcd", "--without", "stock")
     assert set(result["absent"]) == {"etcd", "stock"}
-    assert set(result["figures"]) == {"ours, 2 clients", "ours, 4 x 8 at once"}
+    assert set(result["figures"]) == {
+        "ours, 2 clients",
+        "ours, 4 x 8 at once",
+        "ours in frames, 4 x 8 at once",
+    }
     for figures in result["figures"].values():
         assert figures["per_s"]["median"] > 0
         assert figures["failed"]["median"] == 0

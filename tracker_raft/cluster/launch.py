@@ -167,8 +167,9 @@ def bring_up(
 
     Promises and errors are those of :meth:`tracker_raft.cluster.Cluster.up`.
     """
-    if Layout.load(directory) is None:
-        check_nodes(nodes)
+    with suppress(OSError):  # whoever uses the directory next says what is wrong with it
+        if Layout.load(directory) is None:
+            check_nodes(nodes)
     made = require_directory(directory)
     try:
         with locked(directory, 0):
