@@ -328,7 +328,7 @@ def test_a_leader_hands_over_in_milliseconds_and_nothing_fails(seed: int, nodes:
     with scene(seed, nodes) as it:
         old = it.begin()
         began_s, unknown = it.world.now_s, sum(c.outcomes["unknown"] for c in it.clients)
-        target = it.followers()[-1].node
+        target, elections = it.followers()[-1].node, it.watch.elections
         told = hand_over(it, old, target)
         assert it.until(lambda: bool(told))
         assert told == [(target, None)]
@@ -336,6 +336,7 @@ def test_a_leader_hands_over_in_milliseconds_and_nothing_fails(seed: int, nodes:
         assert it.until(lambda: it.leader() is it.cluster.nodes[target], limit_s=T_S)
         it.wait(1.0)
         assert sum(c.outcomes["unknown"] for c in it.clients) == unknown
+        assert it.watch.elections == elections + 1, "the old leader stood against its successor"
 
 
 @pytest.mark.parametrize("seed", SEEDS)

@@ -408,6 +408,16 @@ def test_a_leader_that_was_replaced_does_not_stand_against_its_successor() -> No
     assert node.at(0.0) == [Observe(9)]
 
 
+def test_who_voted_does_not_stand_against_its_candidate() -> None:
+    """Broken: a leader that hands over hears of the term of its successor, votes for it, and stands
+    above it in the same moment."""
+    node = Node("n2", here=replace(FOLLOWS, leads=True, leader="n2"))
+    node.elections.hinted(9)
+    node.here = replace(node.here, leads=False, leader=None, term=9)
+    node.elections.voted("n1", node.here)
+    assert node.at(0.0) == []
+
+
 def test_who_lost_its_place_lets_another_try_first() -> None:
     """Broken: a leader that hears nobody stands again at once."""
     node = Node("n2", here=replace(FOLLOWS, leads=True, leader="n2"))

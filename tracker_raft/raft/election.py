@@ -146,8 +146,7 @@ class Elections:
         self._look_again_s = -math.inf
         """Until then silence is not death: this node stood still itself."""
         self._silent = False
-        """The leader was silent for too long once: only its own word can undo that, not a time-out
-        that has grown meanwhile."""
+        """The leader was silent for too long once: only its own word undoes that."""
         self._gone: str | None = None
         """A leader whose process is proved gone."""
         self._forced = False
@@ -213,6 +212,7 @@ class Elections:
 
     def voted(self, candidate: str, here: Here) -> None:
         """This node gave its vote: it waits for the winner."""
+        self._forced = False
         self._favour(candidate, here)
         self._put_off(here.now_s + here.timeout_s)
 

@@ -165,6 +165,7 @@ class Replica:
             node=self.config.node,
             stagger_s=self.config.timing.stagger_s,
             lag=self._lag,
+            handing_over=lambda: self._hand_over.waits,
             kick=self.kick,
         )
 

@@ -43,6 +43,7 @@ class LeaderWatch:
         node: str,
         stagger_s: float,
         lag: LoopLag,
+        handing_over: Callable[[], bool],
         kick: Callable[[], None],
     ) -> None:
         """``members``: the others by id, whoever was ever linked."""
@@ -51,6 +52,7 @@ class LeaderWatch:
         self._lines = lines
         self._scheduler = scheduler
         self._lag = lag
+        self._handing_over = handing_over
         self._kick = kick
         self._closed = False
         self._told_alive_s = -math.inf
@@ -240,7 +242,8 @@ class LeaderWatch:
                 if self._engine.role is Role.LEADER:
                     log.info("%s has seen term %d already", node, term)
                     self._cause = f"{node} had seen term {term} already"
-                    self._elections.hinted(term, led=message.get("led") is True)
+                    led = message.get("led") is True or self._handing_over()
+                    self._elections.hinted(term, led=led)
             case _:
                 return False
         return True
