@@ -21,6 +21,7 @@ from tracker_raft.cli_node import node
 from tracker_raft.cli_recover import recover
 from tracker_raft.cli_sight import log_word, snapshot
 from tracker_raft.cli_status import status
+from tracker_raft.cli_tags import tag, untag
 from tracker_raft.cli_up import up
 from tracker_raft.cli_verify import verify_word
 from tracker_raft.cli_watch import watch
@@ -175,4 +176,6 @@ COMMANDS: list[click.Command] = [
     recover,
     verify_word,
     watch,
+    tag,
+    untag,
 ]

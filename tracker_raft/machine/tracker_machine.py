@@ -48,6 +48,8 @@ from tracker_raft.commands import (
     Publish,
     PublishMany,
     Remove,
+    Tag,
+    Untag,
     check_int,
 )
 from tracker_raft.config import MachineLimits
@@ -179,6 +181,10 @@ class TrackerMachine:
                 return self._swarm.leave(operation)
             case Remove():
                 return self._registry.remove(operation.name)
+            case Tag():
+                return self._registry.tag(operation)
+            case Untag():
+                return self._registry.untag(operation)
             case CloseSession():
                 self._sessions.close(operation.target)
                 return {}
