@@ -88,6 +88,8 @@ PURE: dict[str, set[str]] = {
     "tracker_raft/machine/registry.py": set(),
     "tracker_raft/machine/vocabulary.py": set(),
     "tracker_raft/machine/names.py": set(),
+    "tracker_raft/machine/restoring.py": set(),
+    "tracker_raft/machine/settings.py": set(),
     "tracker_raft/machine/sessions.py": set(),
     "tracker_raft/machine/swarm_table.py": set(),
     "tracker_raft/machine/digest.py": set(),

@@ -42,9 +42,12 @@ class Change:
     newest: int
     """The number of the version that the bare name now means; 0 when the name is gone."""
     dropped: int
-    """The number of the version that fell off because too many are kept; 0 when none did."""
+    """The number of the version that fell off because too many are kept; 0 when none did. The
+    newest one of several."""
     tag: str = ""
     """Of ``tagged`` and ``untagged``."""
+    also_dropped: tuple[int, ...] = ()
+    """The others that fell off, oldest first: so it is when fewer are to be kept than before."""
 
     @property
     def place(self) -> Place:
@@ -56,14 +59,18 @@ class Change:
         return self.index, self.position + 1
 
     def to_wire(self) -> dict[str, Any]:
-        message = {
+        message: dict[str, Any] = {
             "at": (self.index, self.position),
             "kind": self.kind,
             "file": self.file.to_wire(),
             "newest": self.newest,
             "dropped": self.dropped,
         }
-        return {**message, "tag": self.tag} if self.tag else message
+        if self.tag:
+            message["tag"] = self.tag
+        if self.also_dropped:
+            message["also_dropped"] = self.also_dropped
+        return message
 
     @classmethod
     def from_wire(cls, message: Mapping[str, Any]) -> Change:
@@ -78,6 +85,7 @@ class Change:
                 int(message["newest"]),
                 int(message["dropped"]),
                 str(message.get("tag", "")),
+                tuple(int(version) for version in message.get("also_dropped", ())),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise BadRequest(f"change cannot be read: {error!r}") from None

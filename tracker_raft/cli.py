@@ -19,6 +19,7 @@ from tracker_raft.cli_leadership import transfer_leadership
 from tracker_raft.cli_members import add_node, remove_node, replace_node
 from tracker_raft.cli_node import node
 from tracker_raft.cli_recover import recover
+from tracker_raft.cli_retention import retention
 from tracker_raft.cli_sight import log_word, snapshot
 from tracker_raft.cli_status import status
 from tracker_raft.cli_tags import tag, untag
@@ -178,4 +179,5 @@ COMMANDS: list[click.Command] = [
     watch,
     tag,
     untag,
+    retention,
 ]

@@ -154,7 +154,8 @@ def _tell(change: Change, as_json: bool) -> None:
     else:
         rest = "" if change.kind == REMOVED else f"{file.size} bytes  {file.content.hex()}"
     if change.dropped:
-        rest += f"  v{change.dropped} dropped"
+        numbers = (*change.also_dropped, change.dropped)
+        rest += f"  {', '.join(f'v{number}' for number in numbers)} dropped"
     word = _WORDS.get(change.kind, change.kind)
     click.echo(f"{_text(change.place):<12}  {word:<15}  {name}  {rest}".rstrip())
 
@@ -168,6 +169,7 @@ def _as_json(change: Change) -> dict[str, Any]:
         "newest": change.newest,
         "dropped": change.dropped,
         **({"tag": change.tag} if change.tag else {}),
+        **({"also_dropped": change.also_dropped} if change.also_dropped else {}),
     }
 
 

@@ -78,6 +78,7 @@ expectations = st.none() | st.integers(0, 2)
 tag_words = body(
     "tag", name=names, tag=tags, version=st.integers(1, 3), expected=expectations
 ) | body("untag", name=names, tag=tags, expected=st.none() | st.integers(1, 2))
+retentions = body("set_retention", versions_kept=st.sampled_from([None, 0, 1, 2]))
 joins = body(
     "join",
     peer=peers,
@@ -98,6 +99,7 @@ valid_bodies = st.one_of(
     removes,
     tag_words,
     tag_words,
+    retentions,
     joins,
     joins,
     completes,

@@ -23,11 +23,12 @@ from machine_logs import (
     publishes,
     removes,
     renews,
+    retentions,
     run,
     tag_words,
 )
 
-from tracker_raft.commands import List, Lookup, Peers
+from tracker_raft.commands import List, Lookup, Peers, Retention
 from tracker_raft.errors import NotFound
 from tracker_raft.machine import TrackerMachine
 
@@ -48,6 +49,7 @@ class Naive:
         self.names: dict[str, list[dict[str, Any]]] = {}
         self.highest: dict[str, int] = {}
         self.tags: dict[str, dict[str, int]] = {}
+        self.versions_kept = 0
         self.leases: dict[str, NaivePeer] = {}
         self.time_ms = 0
 
@@ -65,8 +67,11 @@ class Naive:
             return "conflict"
         if not kept and len(self.names) == LIMITS.files_max:
             return "limit_reached"
+        tagged = self.tags.get(op["name"], {}).values()
+        if self.versions_kept:
+            newest = [*kept, None][-self.versions_kept :]
+            kept = [r for r in kept if r in newest or r["version"] in tagged]
         if len(kept) == LIMITS.versions_per_name_max:
-            tagged = self.tags.get(op["name"], {}).values()
             free = [r for r in kept if r["version"] not in tagged]
             if not free:
                 return "limit_reached"
@@ -89,6 +94,11 @@ class Naive:
     def shown(self, record: dict[str, Any]) -> dict[str, Any]:
         tags = self.tags.get(record["name"])
         return {**record, "tags": dict(sorted(tags.items()))} if tags else record
+
+    def set_retention(self, op: dict[str, Any]) -> Any:
+        if op["versions_kept"] is not None:
+            self.versions_kept = op["versions_kept"]
+        return {"versions_kept": self.versions_kept}
 
     def tag(self, op: dict[str, Any]) -> Any:
         found = [r for r in self.names.get(op["name"], []) if r["version"] == op["version"]]
@@ -207,6 +217,11 @@ class MachineAgainstModel(RuleBasedStateMachine):
     @rule(op=joins)
     def join(self, op: dict[str, Any]) -> None:
         self.write(op)
+
+    @rule(op=retentions)
+    def set_retention(self, op: dict[str, Any]) -> None:
+        self.write(op)
+        assert self.machine.query(Retention()) == self.model.set_retention(op)
 
     @rule(op=tag_words)
     def move_a_tag(self, op: dict[str, Any]) -> None:

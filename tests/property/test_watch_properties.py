@@ -51,8 +51,9 @@ def difference(place: Place, before: Versions, after: Versions) -> Change | None
         newest = new[-1].version if new else 0
         if came:
             assert len(came) == 1
-            dropped = went[0].version if went else 0
-            return Change(*place, "replaced" if old else "published", came[0], newest, dropped)
+            *also, dropped = [record.version for record in went] or [0]
+            kind = "replaced" if old else "published"
+            return Change(*place, kind, came[0], newest, dropped, also_dropped=tuple(also))
         if went:
             kind = "version_removed" if new else "removed"
             return Change(*place, kind, went[-1], newest, 0)

@@ -60,6 +60,11 @@ def test_who_follows_a_tag_gets_what_it_means_and_nothing_else(own_machine: Path
             gone = json.loads(run("untag", "models/a@next", "--json").output)
             assert (gone["tag"], gone["version"], gone["tags"]) == ("next", 3, {"stable": 3})
             assert run("untag", "models/a@next").exit_code == 1
+            assert run("retention").output == "versions  up to 16 of a name\n"
+            assert "the newest 2 of a name" in run("retention", "--versions", 2).output
+            assert json.loads(run("retention", "--json").output) == {"versions_kept": 2}
+            assert run("retention", "--no-versions").exit_code == 0
+            assert client.retention().versions_kept == 0
             with changes:
                 seen = [next(changes) for _ in range(5)]
             assert [(c.kind, c.file.version, c.tag) for c in seen] == [
@@ -71,9 +76,12 @@ def test_who_follows_a_tag_gets_what_it_means_and_nothing_else(own_machine: Path
             ]
 
 
+BOTH = ("retention", "--versions", "1", "--no-versions")
+
+
 @pytest.mark.parametrize(
     "arguments",
-    [("tag", "a@v3", "v3"), ("tag", "a@", "stable"), ("untag", "a"), ("untag", "a@v1")],
+    [("tag", "a@v3", "v3"), ("tag", "a@", "stable"), ("untag", "a"), ("untag", "a@v1"), BOTH],
     ids=" ".join,
 )
 def test_what_is_no_tag_is_wrong_use(arguments: tuple[str, ...]) -> None:

@@ -1,4 +1,4 @@
-"""Moving tags: what they mean, who may move them, and what they keep from being dropped."""
+"""Moving tags and retention: what they mean, who may move them, which versions stay."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 from machine_driver import Driver, content, publish
 
 from tracker_raft.changes import Change
-from tracker_raft.commands import List, Lookup, Remove, Tag, split_reference
+from tracker_raft.commands import List, Lookup, Remove, Retention, Tag, split_reference
 from tracker_raft.config import MachineLimits
 from tracker_raft.errors import BadRequest, NotFound
 from tracker_raft.machine import TrackerMachine
@@ -33,6 +33,10 @@ def tag(version: int, word: str = "stable", **more: Any) -> Body:
 
 def untag(word: str = "stable", **more: Any) -> Body:
     return {"op": "untag", "name": "a", "tag": word, **more}
+
+
+def keep(versions: int | None) -> Body:
+    return {"op": "set_retention", "versions_kept": versions}
 
 
 def versions(driver: Driver) -> list[int]:
@@ -195,7 +199,7 @@ def test_tags_survive_a_snapshot_and_a_new_founding() -> None:
     assert machine.counts()["versions"] == founded.counts()["versions"] == 2
 
 
-@pytest.mark.parametrize("body", [tag(1), untag()], ids=["tag", "untag"])
+@pytest.mark.parametrize("body", [tag(1), untag(), keep(1)], ids=["tag", "untag", "set"])
 def test_a_cluster_that_has_not_risen_refuses_tags(body: Body) -> None:
     """Broken: a tracker of the release before, given the same entry, would stop."""
     driver = Driver()
@@ -215,3 +219,60 @@ def test_a_tag_is_a_small_word_and_no_version() -> None:
     assert split_reference("a") == ("a", None)
     with pytest.raises(BadRequest):
         Remove("a@stable")
+
+
+def test_versions_beyond_those_wanted_go_with_the_next_publish() -> None:
+    """Broken: a disk fills with versions nobody wants, or one goes that was released."""
+    driver = risen(labels="tuvwx")
+    driver.ok(tag(2))
+    assert driver.ok(keep(2)) == {"versions_kept": 2}
+    assert versions(driver) == [1, 2, 3, 4, 5]
+
+    driver.ok(publish("a", "y", replace=True))
+
+    assert versions(driver) == [2, 5, 6]
+    (change,) = (unpack(kept) for kept in list(driver.machine.changes.since((0, 0)))[-1:])
+    assert (change.kind, change.dropped, change.also_dropped) == ("replaced", 4, (1, 3))
+    assert Change.from_wire(change.to_wire()) == change
+    driver.ok(untag())
+    driver.ok(publish("a", "z", replace=True))
+    assert versions(driver) == [6, 7]
+
+
+def test_one_version_kept_is_the_newest() -> None:
+    """Broken: with the narrowest setting a name loses all, or keeps one too many."""
+    driver = risen(labels="xy")
+    driver.ok(keep(1))
+    driver.ok(publish("a", "z", replace=True))
+    assert versions(driver) == [3]
+    assert driver.ok(publish("a", "z"))["created"] is False
+
+
+def test_what_is_set_can_be_left_alone_and_taken_back() -> None:
+    """Broken: setting one thing resets another, or what was set leaves a trace for ever."""
+    driver, plain = risen(), risen()
+    driver.ok(keep(3))
+    assert driver.ok(keep(None)) == driver.query(Retention()) == {"versions_kept": 3}
+    driver.ok(keep(0))
+    for reply in range(3):
+        assert plain.ok(keep(0)) == {"versions_kept": 0}, reply
+    assert driver.query(Retention()) == {"versions_kept": 0}
+    assert driver.machine.state_hash == plain.machine.state_hash
+
+
+def test_what_is_set_survives_a_snapshot_and_a_new_founding() -> None:
+    """Broken: after a restart a tracker drops other versions than the rest."""
+    driver = risen(labels="x")
+    unset = driver.machine.state_hash
+    driver.ok(keep(2))
+    assert driver.machine.state_hash != unset
+    machine = TrackerMachine.restore(driver.machine.snapshot())
+    assert machine.state_hash == driver.machine.state_hash
+    for each in (machine, machine.refounded(machine.applied + 100)):
+        assert each.query(Retention()) == {"versions_kept": 2}
+
+
+@pytest.mark.parametrize("number", [-1, 17, True, "3"])
+def test_no_more_is_kept_than_a_name_can_have(number: Any) -> None:
+    """Broken: a setting promises what the trackers do not do."""
+    assert risen().refused(keep(number))[0] == "bad_request"

@@ -1,4 +1,4 @@
-"""What is kept of names: the words about tags of a client."""
+"""What is kept of names: the words about tags and retention of a client."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Any
 from tracker_raft import commands
 from tracker_raft.client.call import Reply
 from tracker_raft.client.reading import read_reply
-from tracker_raft.client.results import Tagged
-from tracker_raft.commands import FileRecord
+from tracker_raft.client.results import Kept, Tagged
+from tracker_raft.commands import FileRecord, Level
 
 
 class KeepingCalls:
-    """The words about tags of a :class:`~tracker_raft.client.TrackerClient`.
+    """The words about tags and retention of a :class:`~tracker_raft.client.TrackerClient`.
 
     They raise :class:`~tracker_raft.errors.Unsupported` while a tracker of the cluster runs a
     release before 0.2.0.
@@ -56,3 +56,27 @@ class KeepingCalls:
         operation = commands.Untag(name, tag, expected)
         reply = self.call(operation, deadline_s=deadline_s)
         return read_reply(operation, reply, lambda body: FileRecord.from_wire(body["file"]))
+
+    def retention(
+        self, *, level: Level = Level.LINEARIZABLE, deadline_s: float | None = None
+    ) -> Kept:
+        """What the cluster is set to keep."""
+        operation = commands.Retention()
+        reply = self.call(operation, level=level, deadline_s=deadline_s)
+        return read_reply(operation, reply, _kept_of)
+
+    def set_retention(
+        self, *, versions_kept: int | None = None, deadline_s: float | None = None
+    ) -> Kept:
+        """Set it for the whole cluster; what is set then.
+
+        ``versions_kept``: of each name the newest so many stay when the next one is published, and
+        those with a tag; 0: as many as fit; None: as it is.
+        """
+        operation = commands.SetRetention(versions_kept)
+        reply = self.call(operation, deadline_s=deadline_s)
+        return read_reply(operation, reply, _kept_of)
+
+
+def _kept_of(body: dict[str, Any]) -> Kept:
+    return Kept(int(body["versions_kept"]))

@@ -28,6 +28,14 @@ class Tagged:
 
 
 @dataclass(frozen=True, slots=True)
+class Kept:
+    """What the cluster is set to keep."""
+
+    versions_kept: int
+    """The newest so many of each name, and those with a tag; 0: as many as fit."""
+
+
+@dataclass(frozen=True, slots=True)
 class Page:
     """Some files in name order; ``more`` says that others follow."""
 

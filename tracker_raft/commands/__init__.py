@@ -54,6 +54,9 @@ from tracker_raft.commands.files import (
     Watch,
 )
 from tracker_raft.commands.keeping import (
+    VERSIONS_KEPT_MAX,
+    Retention,
+    SetRetention,
     Tag,
     Untag,
 )
@@ -99,6 +102,7 @@ __all__ = [
     "PIECE_BYTES_MIN",
     "READS",
     "RENEW_MANY",
+    "VERSIONS_KEPT_MAX",
     "VERSION_MAX",
     "WRITES",
     "AddNode",
@@ -122,6 +126,8 @@ __all__ = [
     "Remove",
     "RemoveNode",
     "Renew",
+    "Retention",
+    "SetRetention",
     "SnapshotPart",
     "Status",
     "Tag",
@@ -150,12 +156,13 @@ WRITES: tuple[type[Operation], ...] = (
     Remove,
     Tag,
     Untag,
+    SetRetention,
     Join,
     Complete,
     Leave,
 )
 """Go through the log."""
-READS: tuple[type[Operation], ...] = (Lookup, List, Peers)
+READS: tuple[type[Operation], ...] = (Lookup, List, Peers, Retention)
 """Answered from the state machine, at a :class:`Level`."""
 _ALL: tuple[type[Operation], ...] = (
     *WRITES,

@@ -1,12 +1,15 @@
-"""Operations on what is kept of names: moving tags. Pure."""
+"""Operations on what is kept of names: moving tags, and how many versions. Pure."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Final
 
 from tracker_raft.commands.fields import VERSION_MAX, check_int, check_name, check_tag
 from tracker_raft.commands.operation import Operation
+from tracker_raft.config import MachineLimits
+
+VERSIONS_KEPT_MAX: Final = MachineLimits().versions_per_name_max
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,3 +55,24 @@ class Untag(Operation):
         check_tag(self.tag)
         if self.expected is not None:
             check_int("expected", self.expected, 1, VERSION_MAX)
+
+
+@dataclass(frozen=True, slots=True)
+class SetRetention(Operation):
+    """Set for the whole cluster what is kept of names. Reply: that of :class:`Retention`."""
+
+    op: ClassVar[str] = "set_retention"
+    versions_kept: int | None = None
+    """Of each name the newest so many, applied when the next one is published; those with a tag
+    stay besides. 0: as many as fit. None: as it is."""
+
+    def __post_init__(self) -> None:
+        if self.versions_kept is not None:
+            check_int("versions_kept", self.versions_kept, 0, VERSIONS_KEPT_MAX)
+
+
+@dataclass(frozen=True, slots=True)
+class Retention(Operation):
+    """What is set by :class:`SetRetention`. Reply: ``{"versions_kept": int}``, 0 for not set."""
+
+    op: ClassVar[str] = "retention"

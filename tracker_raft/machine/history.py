@@ -40,7 +40,8 @@ Kept = tuple[int, int, str, bytes]
 _LUMP: Final = 1_024
 """So many forgotten changes are cut off the list at once."""
 _RECORD_FIELDS: Final = 7
-"""Of a record, from its version on; what stands behind them is the tag."""
+"""Of a record, from its version on. Behind them stands the tag if there is one, else empty text
+and the versions dropped besides, if there are any."""
 _place = itemgetter(0, 1)
 
 
@@ -89,25 +90,26 @@ class ChangeHistory:
     def note(self, before: Sequence[FileRecord], after: Sequence[FileRecord]) -> None:
         """The running operation made ``after`` of ``before``, the versions of one name."""
         newest = after[-1].version if after else 0
-        dropped = 0
+        dropped: list[int] = []
         if newest > (before[-1].version if before else 0):
             kind, record = (REPLACED if before else PUBLISHED), after[-1]
-            if len(after) == len(before):
+            if len(after) <= len(before):
                 left = {one.version: None for one in after}
-                dropped = next(one.version for one in before if one.version not in left)
+                dropped = [one.version for one in before if one.version not in left]
         elif after:
             left = {one.version: None for one in after}
             kind, record = VERSION_REMOVED, next(r for r in before if r.version not in left)
         else:
             kind, record = REMOVED, before[-1]
-        self._note(kind, newest, dropped, record)
+        *others, last = dropped or (0,)
+        self._note(kind, newest, last, record, *(("", others) if others else ()))
 
     def tagged(self, kind: str, newest: int, record: FileRecord, tag: str) -> None:
         """The running operation let ``tag`` mean ``record`` or, as ``kind`` says, nothing more;
         ``newest``: the newest version of the name."""
         self._note(kind, newest, 0, record, tag)
 
-    def _note(self, kind: str, newest: int, dropped: int, record: FileRecord, *more: str) -> None:
+    def _note(self, kind: str, newest: int, dropped: int, record: FileRecord, *more: Any) -> None:
         fields = (
             kind,
             newest,

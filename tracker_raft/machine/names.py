@@ -70,13 +70,19 @@ def _to_row(record: FileRecord) -> tuple[int, bytes, int, int, int, str, str]:
     )
 
 
-def room(name: str, history: History, kept_max: int) -> Sequence[FileRecord]:
-    """The versions that stay when one more comes: the oldest without a tag has to go if there are
-    too many. Raises :class:`LimitReached`."""
+def room(name: str, history: History, kept_max: int, wanted: int) -> Sequence[FileRecord]:
+    """The versions that stay when one more comes. ``wanted``: how many the operator wants of those
+    without a tag, the new one included; 0: all. With ``kept_max`` already, the oldest without a tag
+    has to go. Raises :class:`LimitReached`."""
     kept = history.kept
-    if len(kept) < kept_max:
+    if len(kept) < (wanted or kept_max):
         return kept
     tagged = dict.fromkeys(version for _, version in history.tags)
+    if wanted:
+        newest = len(kept) + 1 - wanted
+        kept = [one for at, one in enumerate(kept) if at >= newest or one.version in tagged]
+        if len(kept) < kept_max:
+            return kept
     for at, record in enumerate(kept):
         if record.version not in tagged:
             return [*kept[:at], *kept[at + 1 :]]

@@ -4,7 +4,8 @@ Rules
 -----
 * A name has versions 1, 2, 3..., of which the newest ``versions_per_name_max`` are kept. A number
   is never used twice while the name lives; a name whose last version is removed is forgotten.
-* A version that a tag means is not dropped for a newer one: the oldest without a tag is.
+* A version that a tag means is not dropped for a newer one: the oldest without a tag is. Where it
+  is set how many are kept, a new one lets all go that are older than so many and have no tag.
 * Publishing the newest content again changes nothing. Other content needs ``replace``.
 * The content id fixes size, manifest length and piece length: the same id with others is refused.
 
@@ -49,6 +50,7 @@ from tracker_raft.machine import names as naming
 from tracker_raft.machine.digest import Digest
 from tracker_raft.machine.history import ChangeHistory
 from tracker_raft.machine.names import History, Tags, not_found, room
+from tracker_raft.machine.settings import Settings
 from tracker_raft.machine.snapshot_cursor import Row, Table
 
 LOOKUP_FILES_MAX: Final = 1_000
@@ -64,12 +66,15 @@ _TAG_BYTES: Final = 8
 class Registry:
     """All names. Methods that change it check first, so a refusal has changed nothing."""
 
-    def __init__(self, limits: MachineLimits, digest: Digest, changes: ChangeHistory) -> None:
+    def __init__(
+        self, limits: MachineLimits, digest: Digest, changes: ChangeHistory, settings: Settings
+    ) -> None:
         self.versions = 0
         """Versions of all names together."""
         self._limits = limits
         self._digest = digest
         self._changes = changes
+        self._settings = settings
         self._files: dict[str, bytes] = {}
         self._names: SortedList[str] = SortedList()
         self._by_content: dict[bytes, str] = {}
@@ -103,9 +108,12 @@ class Registry:
             wanted.group,
             history.tags,
         )
-        stay = room(wanted.name, history, self._limits.versions_per_name_max)
+        stay = room(wanted.name, history, *self._kept_max())
         self._replace(wanted.name, history, record.version, [*stay, record])
         return {"file": record.to_wire(), "created": True}
+
+    def _kept_max(self) -> tuple[int, int]:
+        return self._limits.versions_per_name_max, self._settings.versions_kept
 
     def _check_bound(self, wanted: Publish) -> History:
         """The history of a name that is bound, if ``wanted`` may be published as it. Raises."""
@@ -120,7 +128,7 @@ class Registry:
                 f"Publish with replace to make it the next version"
             )
         else:
-            room(wanted.name, history, self._limits.versions_per_name_max)
+            room(wanted.name, history, *self._kept_max())
         return history
 
     def _bind(self, wanted: Publish) -> dict[str, Any]:
