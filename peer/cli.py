@@ -53,7 +53,7 @@ def main() -> None:
 @level_option
 @json_option
 def ls(prefix: str, trackers: str | None, level: Level, as_json: bool) -> None:
-    """List names that start with PREFIX, the newest version of each.
+    """List names that start with PREFIX, the newest version of each, and their tags.
 
     \b
     Example:
@@ -64,11 +64,19 @@ def ls(prefix: str, trackers: str | None, level: Level, as_json: bool) -> None:
     if as_json:
         emit_json([_record_json(record) for record in records])
         return
-    rows = [
+    rows: list[tuple[str, ...]] = [
         (record.name, f"v{record.version}", size(record.size), record.content.hex()[:16])
         for record in records
     ]
-    print_table(("name", "version", "size", "content"), rows)
+    heads: tuple[str, ...] = ("name", "version", "size", "content")
+    if any(record.tags for record in records):
+        heads = (*heads, "tags")
+        rows = [(*row, _tags(record)) for row, record in zip(rows, records, strict=True)]
+    print_table(heads, rows)
+
+
+def _tags(record: FileRecord) -> str:
+    return " ".join(f"{tag}=v{version}" for tag, version in record.tags)
 
 
 @click.command(short_help="Show who serves a file.")

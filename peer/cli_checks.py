@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from peer.scan import share_name
-from tracker_raft.commands import check_name, parse_content_hex, split_version
+from tracker_raft.commands import check_name, parse_content_hex, split_reference
 from tracker_raft.errors import BadRequest
 
 Callback = Callable[[click.Context, click.Parameter, Any], Any]
@@ -35,7 +35,7 @@ def checked(check: Callable[[Any], object]) -> Callback:
 
 def check_name_or_id(text: str) -> None:
     if parse_content_hex(text) is None:
-        split_version(text)
+        split_reference(text)
 
 
 def check_seconds(value: float) -> None:

@@ -14,10 +14,10 @@ from peer.cli_options import (
     timeout_option,
 )
 from peer.cli_transfer import Shown, tell_fetched
-from peer.follow import Follow
+from peer.follow import Follow, check_followed
 from peer.node import Peer
 from tracker_raft.client import TrackerClient
-from tracker_raft.commands import FileRecord, check_name
+from tracker_raft.commands import FileRecord
 from tracker_raft.errors import BadRequest, LocalError, P2PError
 from tracker_raft.terminal import (
     emit_json,
@@ -33,7 +33,7 @@ TRACKERS_DEADLINE_S = 60.0
 
 
 @click.command(short_help="Fetch a name, and each new version of it.")
-@click.argument("name", callback=checked(check_name))
+@click.argument("name", metavar="NAME[@TAG]", callback=checked(check_followed))
 @output_option
 @click.option("--seed", is_flag=True, help="Serve what was fetched, until the next version.")
 @timeout_option("Give a fetch up after this many seconds without a byte, and try again.")
@@ -49,7 +49,8 @@ def follow(
     as_json: bool,
     **settings: Any,
 ) -> None:
-    """Fetch NAME, then each new version as soon as it is published, until Ctrl-C.
+    """Fetch NAME, then each new version as soon as it is published, until Ctrl-C. NAME@TAG: what
+    the tag means, and again whenever it moves.
 
     What is at PATH is replaced in one step when a version is complete: who opens it always finds
     one whole version. Waits if NAME is not published yet. A fetch that fails is told and tried
@@ -59,6 +60,7 @@ def follow(
     \b
     Examples:
       p2p-cluster follow models/a
+      p2p-cluster follow models/a@stable
       p2p-cluster follow models/a -o /srv/model.bin --seed
     """
     with (

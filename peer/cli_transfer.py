@@ -186,7 +186,7 @@ def get(
     as_json: bool,
     **settings: Any,
 ) -> None:
-    """Fetch a NAME, NAME@vN or content ID from all peers that have it.
+    """Fetch a NAME, NAME@vN, NAME@TAG or content ID from all peers that have it.
 
     Every piece is verified. It appears under its final name only when it is complete. What an
     interrupted fetch has left is used by the next one to the same place. If the content is there

@@ -8,17 +8,28 @@ on having seen every change.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 from tracker_raft.client import TrackerClient, Watch
-from tracker_raft.commands import FileRecord, check_name
+from tracker_raft.commands import FileRecord, split_reference
 from tracker_raft.errors import BadRequest, Compacted, NotFound
 
 RETRY_S = 5.0
 """A version that was not fetched is told again after this, or at the next change."""
 
 
+def check_followed(text: object) -> str:
+    """A name, or ``name@tag``: what may come to mean another version. Raises
+    :class:`BadRequest`."""
+    name, wanted = split_reference(text)
+    if isinstance(wanted, int):
+        raise BadRequest(f"{name}@v{wanted} never means another version; fetch it instead")
+    return name if wanted is None else f"{name}@{wanted}"
+
+
 class Follow:
-    """Iterate over it: the record of ``name`` as it is now, then each one that takes its place.
+    """Iterate over it: the record of ``name``, or of ``name@tag``, as it is now, then each one that
+    takes its place.
 
     Waits while the name is not there, or is what was :meth:`fetched` last. Raises
     :class:`~tracker_raft.errors.Unavailable` when no tracker answered for ``deadline_s`` seconds,
@@ -36,7 +47,8 @@ class Follow:
     ) -> None:
         """``on_wait`` is called when the wait for another version begins, with the one that is
         here, and with None while the name is not there; not again and again for the same one."""
-        self.name = check_name(name)
+        self.name = check_followed(name)
+        self._bare, _ = split_reference(name)
         if not retry_s > 0:
             raise BadRequest(f"retry_s is {retry_s}, expected a time above 0")
         self._client = client
@@ -59,7 +71,7 @@ class Follow:
             try:
                 # The watch begins before the first look, so nothing falls between the two.
                 with self._client.watch(
-                    self.name, idle_s=self._retry_s, deadline_s=self._deadline_s
+                    self._bare, idle_s=self._retry_s, deadline_s=self._deadline_s
                 ) as watch:
                     while True:
                         yield from self._wanted()
@@ -74,7 +86,7 @@ class Follow:
         except NotFound:
             self._seen, self._missed = None, False
             return
-        self._seen = record
+        self._seen = replace(record, tags=())  # other tags that move make it no other version
         if record.content != self._content:
             yield record
         self._missed = record.content != self._content
@@ -88,7 +100,7 @@ class Follow:
         """Until the name changes; no longer than a while if what it means was not fetched."""
         while True:
             for change in watch:
-                if change.file.name == self.name:
+                if change.file.name == self._bare:
                     return
             if self._missed:
                 return

@@ -210,7 +210,7 @@ class Peer:
         on_start: Callable[[Download], None] | None = None,
         on_withdrawn: Callable[[str], object] | None = None,
     ) -> Fetched:
-        """Download a name, ``name@vN`` or content id to ``dest``.
+        """Download a name, ``name@vN``, ``name@tag`` or content id to ``dest``.
 
         ``dest``: None is the last segment of the name, in the current directory; one that ends
         with a slash is a directory to put that in, made if need be. When it exists

@@ -19,8 +19,10 @@ from tracker_raft.cli_leadership import transfer_leadership
 from tracker_raft.cli_members import add_node, remove_node, replace_node
 from tracker_raft.cli_node import node
 from tracker_raft.cli_recover import recover
+from tracker_raft.cli_retention import retention
 from tracker_raft.cli_sight import log_word, snapshot
 from tracker_raft.cli_status import status
+from tracker_raft.cli_tags import tag, untag
 from tracker_raft.cli_up import up
 from tracker_raft.cli_verify import verify_word
 from tracker_raft.cli_watch import watch
@@ -175,4 +177,7 @@ COMMANDS: list[click.Command] = [
     recover,
     verify_word,
     watch,
+    tag,
+    untag,
+    retention,
 ]

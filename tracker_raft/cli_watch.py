@@ -8,7 +8,16 @@ from typing import Any
 
 import click
 
-from tracker_raft.changes import PUBLISHED, REMOVED, REPLACED, VERSION_REMOVED, Change, Place
+from tracker_raft.changes import (
+    PUBLISHED,
+    REMOVED,
+    REPLACED,
+    TAGGED,
+    UNTAGGED,
+    VERSION_REMOVED,
+    Change,
+    Place,
+)
 from tracker_raft.client import TrackerClient, Watch
 from tracker_raft.commands import INTEGER_MAX
 from tracker_raft.errors import BadRequest, Unavailable
@@ -29,6 +38,8 @@ _WORDS = {
     REPLACED: "new version",
     VERSION_REMOVED: "version removed",
     REMOVED: "removed",
+    TAGGED: "tagged",
+    UNTAGGED: "untagged",
 }
 
 
@@ -68,8 +79,8 @@ def _place(ctx: click.Context, param: click.Parameter, value: str | None) -> Pla
 def watch(
     prefix: str, place: Place | None, timeout_s: float, trackers: str | None, as_json: bool
 ) -> None:
-    """Show what is published, replaced and removed among names that start with PREFIX, in the
-    order of the log and each change once, until Ctrl-C. A tracker that is lost is no reason to
+    """Show what is published, replaced, tagged and removed among names that start with PREFIX, in
+    the order of the log and each change once, until Ctrl-C. A tracker that is lost is no reason to
     stop. When it stops it says from where to go on.
 
     \b
@@ -138,10 +149,13 @@ def _tell(change: Change, as_json: bool) -> None:
     name = file.name if change.kind == REMOVED else file.versioned
     if change.kind == VERSION_REMOVED:
         rest = f"newest is v{change.newest}"
+    elif change.tag:
+        rest = change.tag
     else:
         rest = "" if change.kind == REMOVED else f"{file.size} bytes  {file.content.hex()}"
     if change.dropped:
-        rest += f"  v{change.dropped} dropped"
+        numbers = (*change.also_dropped, change.dropped)
+        rest += f"  {', '.join(f'v{number}' for number in numbers)} dropped"
     word = _WORDS.get(change.kind, change.kind)
     click.echo(f"{_text(change.place):<12}  {word:<15}  {name}  {rest}".rstrip())
 
@@ -154,6 +168,8 @@ def _as_json(change: Change) -> dict[str, Any]:
         **change.file.to_wire(),
         "newest": change.newest,
         "dropped": change.dropped,
+        **({"tag": change.tag} if change.tag else {}),
+        **({"also_dropped": change.also_dropped} if change.also_dropped else {}),
     }
 
 

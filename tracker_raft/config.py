@@ -34,7 +34,8 @@ class MachineLimits:
 
     files_max: int = 4_000_000
     versions_per_name_max: int = 16
-    """Versions kept of one name; publishing one more drops the oldest."""
+    """Versions kept of one name; publishing one more drops the oldest without a tag."""
+    tags_per_name_max: int = 8
     leases_max: int = 200_000
     contents_per_lease_max: int = 100_000
     peers_per_content_max: int = 100_000

@@ -37,7 +37,13 @@ version n. Older software stops there."""
 MEMBERS: Final = "members"
 """An entry of members (:mod:`tracker_raft.raft.configuration`), which is no operation."""
 
-SINCE: Final[dict[str, int]] = {MEMBERS: 2, "publish_many": 2}
+SINCE: Final[dict[str, int]] = {
+    MEMBERS: 2,
+    "publish_many": 2,
+    "tag": 2,
+    "untag": 2,
+    "set_retention": 2,
+}
 """By word of the log, the cluster version from which on it may be proposed; 1 if not named."""
 
 

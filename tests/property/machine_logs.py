@@ -16,6 +16,7 @@ from tracker_raft.machine import TrackerMachine
 LIMITS = MachineLimits(
     files_max=4,
     versions_per_name_max=3,
+    tags_per_name_max=2,
     leases_max=3,
     contents_per_lease_max=2,
     peers_per_content_max=2,
@@ -72,6 +73,12 @@ files = st.tuples(
 )
 batches = body("publish_many", files=st.lists(files | anything, max_size=3).map(tuple))
 removes = body("remove", name=names | st.builds("{}@v{}".format, names, st.integers(1, 4)))
+tags = st.sampled_from(["stable", "next"])
+expectations = st.none() | st.integers(0, 2)
+tag_words = body(
+    "tag", name=names, tag=tags, version=st.integers(1, 3), expected=expectations
+) | body("untag", name=names, tag=tags, expected=st.none() | st.integers(1, 2))
+retentions = body("set_retention", versions_kept=st.sampled_from([None, 0, 1, 2]))
 joins = body(
     "join",
     peer=peers,
@@ -90,6 +97,9 @@ valid_bodies = st.one_of(
     publishes,
     batches,
     removes,
+    tag_words,
+    tag_words,
+    retentions,
     joins,
     joins,
     completes,

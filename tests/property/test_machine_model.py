@@ -13,6 +13,7 @@ from machine_logs import (
     LIMITS,
     OPEN,
     PEERS,
+    RISE,
     Logged,
     completes,
     contents,
@@ -22,10 +23,12 @@ from machine_logs import (
     publishes,
     removes,
     renews,
+    retentions,
     run,
+    tag_words,
 )
 
-from tracker_raft.commands import List, Lookup, Peers
+from tracker_raft.commands import List, Lookup, Peers, Retention
 from tracker_raft.errors import NotFound
 from tracker_raft.machine import TrackerMachine
 
@@ -45,6 +48,8 @@ class Naive:
     def __init__(self) -> None:
         self.names: dict[str, list[dict[str, Any]]] = {}
         self.highest: dict[str, int] = {}
+        self.tags: dict[str, dict[str, int]] = {}
+        self.versions_kept = 0
         self.leases: dict[str, NaivePeer] = {}
         self.time_ms = 0
 
@@ -57,11 +62,20 @@ class Naive:
         if kept and kept[-1]["content"] == op["content"]:
             if kept[-1]["size"] != op["size"]:
                 return "bad_request"
-            return {"file": kept[-1], "created": False}
+            return {"file": self.shown(kept[-1]), "created": False}
         if kept and not op["replace"]:
             return "conflict"
         if not kept and len(self.names) == LIMITS.files_max:
             return "limit_reached"
+        tagged = self.tags.get(op["name"], {}).values()
+        if self.versions_kept:
+            newest = [*kept, None][-self.versions_kept :]
+            kept = [r for r in kept if r in newest or r["version"] in tagged]
+        if len(kept) == LIMITS.versions_per_name_max:
+            free = [r for r in kept if r["version"] not in tagged]
+            if not free:
+                return "limit_reached"
+            kept = [r for r in kept if r is not free[0]]
         version = self.highest.get(op["name"], 0) + 1
         record = {
             "name": op["name"],
@@ -74,8 +88,41 @@ class Naive:
             "group": "",
         }
         self.highest[op["name"]] = version
-        self.names[op["name"]] = [*kept, record][-LIMITS.versions_per_name_max :]
-        return {"file": record, "created": True}
+        self.names[op["name"]] = [*kept, record]
+        return {"file": self.shown(record), "created": True}
+
+    def shown(self, record: dict[str, Any]) -> dict[str, Any]:
+        tags = self.tags.get(record["name"])
+        return {**record, "tags": dict(sorted(tags.items()))} if tags else record
+
+    def set_retention(self, op: dict[str, Any]) -> Any:
+        if op["versions_kept"] is not None:
+            self.versions_kept = op["versions_kept"]
+        return {"versions_kept": self.versions_kept}
+
+    def tag(self, op: dict[str, Any]) -> Any:
+        found = [r for r in self.names.get(op["name"], []) if r["version"] == op["version"]]
+        tags = self.tags.get(op["name"], {})
+        before = tags.get(op["tag"], 0)
+        if not found:
+            return "not_found"
+        if op["expected"] not in (None, before):
+            return "conflict"
+        if not before and len(tags) == LIMITS.tags_per_name_max:
+            return "limit_reached"
+        self.tags[op["name"]] = {**tags, op["tag"]: op["version"]}
+        changed = before != op["version"]
+        return {"file": self.shown(found[0]), "before": before, "changed": changed}
+
+    def untag(self, op: dict[str, Any]) -> Any:
+        version = self.tags.get(op["name"], {}).get(op["tag"])
+        if version is None:
+            return "not_found"
+        if op["expected"] not in (None, version):
+            return "conflict"
+        del self.tags[op["name"]][op["tag"]]
+        record = next(r for r in self.names[op["name"]] if r["version"] == version)
+        return {"file": self.shown(record)}
 
     def remove(self, op: dict[str, Any]) -> Any:
         name, _, version = op["name"].partition("@v")
@@ -83,10 +130,14 @@ class Naive:
         removed = [r for r in kept if not version or r["version"] == int(version)]
         if not removed:
             return "not_found"
+        shown = [self.shown(r) for r in removed]
+        gone = [r["version"] for r in removed]
+        tags = self.tags.get(name, {}).items()
+        self.tags[name] = {tag: version for tag, version in tags if version not in gone}
         self.names[name] = [r for r in kept if r not in removed]
         if not self.names[name]:
             del self.names[name], self.highest[name]
-        return {"removed": removed}
+        return {"removed": shown}
 
     def join(self, op: dict[str, Any]) -> Any:
         peer, content = op["peer"], op["content"]
@@ -156,7 +207,7 @@ class MachineAgainstModel(RuleBasedStateMachine):
         self.limits = replace(LIMITS, session_ttl_ms=10**12)
         self.machine = TrackerMachine(self.limits)
         self.model = Naive()
-        run(self.machine, [OPEN])
+        run(self.machine, [OPEN, RISE])
         self.seq = 0
 
     @rule(op=publishes)
@@ -165,6 +216,15 @@ class MachineAgainstModel(RuleBasedStateMachine):
 
     @rule(op=joins)
     def join(self, op: dict[str, Any]) -> None:
+        self.write(op)
+
+    @rule(op=retentions)
+    def set_retention(self, op: dict[str, Any]) -> None:
+        self.write(op)
+        assert self.machine.query(Retention()) == self.model.set_retention(op)
+
+    @rule(op=tag_words)
+    def move_a_tag(self, op: dict[str, Any]) -> None:
         self.write(op)
 
     @rule(op=publishes | removes)
@@ -194,7 +254,7 @@ class MachineAgainstModel(RuleBasedStateMachine):
     @rule(prefix=st.sampled_from(["", "a", "a/", "b", "z"]), after=names | st.just(""))
     def page(self, prefix: str, after: str) -> None:
         found = [
-            self.model.names[name][-1]
+            self.model.shown(self.model.names[name][-1])
             for name in sorted(self.model.names, key=str.encode)
             if name.startswith(prefix) and name.encode() > after.encode()
         ]
@@ -211,10 +271,14 @@ class MachineAgainstModel(RuleBasedStateMachine):
             with pytest.raises(NotFound):
                 self.machine.query(Lookup(name=name))
         else:
-            assert self.machine.query(Lookup(name=name)) == {"files": [kept[-1]]}
+            assert self.machine.query(Lookup(name=name)) == {"files": [self.model.shown(kept[-1])]}
         for record in kept:
+            shown = {"files": [self.model.shown(record)]}
             versioned = f"{name}@v{record['version']}"
-            assert self.machine.query(Lookup(name=versioned)) == {"files": [record]}
+            assert self.machine.query(Lookup(name=versioned)) == shown
+            for tag, version in self.model.tags.get(name, {}).items():
+                if version == record["version"]:
+                    assert self.machine.query(Lookup(name=f"{name}@{tag}")) == shown
 
     @rule(content=contents)
     def lookup_content(self, content: bytes) -> None:

@@ -36,24 +36,43 @@ def versions(machine: TrackerMachine) -> Versions:
         message = msgpack.unpackb(block[4:])
         if message["kind"] == "files":
             for name, packed in msgpack.unpackb(message["body"]):
-                found[name] = [FileRecord(name, *row) for row in msgpack.unpackb(packed)[1]]
+                _, rows, *more = msgpack.unpackb(packed)
+                pairs = tuple((tag, at) for tag, at in more[0]) if more else ()
+                found[name] = [FileRecord(name, *row, tags=pairs) for row in rows]
     return found
 
 
 def difference(place: Place, before: Versions, after: Versions) -> Change | None:
     """What a person would say happened between the two."""
     for name in sorted({*before, *after}):
-        old, new = before.get(name, []), after.get(name, [])
+        old, new = ([replace(r, tags=()) for r in side.get(name, [])] for side in (before, after))
         came = [record for record in new if record not in old]
         went = [record for record in old if record not in new]
         newest = new[-1].version if new else 0
         if came:
             assert len(came) == 1
-            dropped = went[0].version if went else 0
-            return Change(*place, "replaced" if old else "published", came[0], newest, dropped)
+            *also, dropped = [record.version for record in went] or [0]
+            kind = "replaced" if old else "published"
+            return Change(*place, kind, came[0], newest, dropped, also_dropped=tuple(also))
         if went:
             kind = "version_removed" if new else "removed"
             return Change(*place, kind, went[-1], newest, 0)
+        if old and (change := tag_difference(place, before[name][-1].tags, after[name])):
+            return change
+    return None
+
+
+def tag_difference(
+    place: Place, before: tuple[tuple[str, int], ...], after: list[FileRecord]
+) -> Change | None:
+    """The tag of one name that moved, came or went."""
+    now = dict(after[-1].tags)
+    for tag in sorted({*dict(before), *now}):
+        was, means = dict(before).get(tag), now.get(tag)
+        if was != means:
+            record = next(r for r in after if r.version == (means or was))
+            kind = "tagged" if means else "untagged"
+            return Change(*place, kind, replace(record, tags=()), after[-1].version, 0, tag)
     return None
 
 

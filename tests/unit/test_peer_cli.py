@@ -146,7 +146,7 @@ def test_a_name_that_cannot_be_is_wrong_use(run: Run, tmp_path: Path) -> None:
         (("share", "/"), "name has 0 bytes, expected 1 to 512; give one with --name"),
         (("get", ""), "Invalid value for 'NAME|ID': name has 0 bytes, expected 1 to 512"),
         (("get", "../x"), "'..' segment"),
-        (("peers", "a@"), "'@'"),
+        (("peers", "a@"), "tag is ''"),
         (("rm", "a@b@v1"), "'@'"),
         (("get", "a", "-o", ""), "'--output': it is empty; the current directory is './'"),
         (("follow", "a", "-o", ""), "'--output': it is empty"),

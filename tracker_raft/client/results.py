@@ -18,6 +18,24 @@ class Published:
 
 
 @dataclass(frozen=True, slots=True)
+class Tagged:
+    """``file`` is the version that the tag means now."""
+
+    file: FileRecord
+    before: int
+    """The number of the version that it meant before; 0: there was no such tag."""
+    changed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What the cluster is set to keep."""
+
+    versions_kept: int
+    """The newest so many of each name, and those with a tag; 0: as many as fit."""
+
+
+@dataclass(frozen=True, slots=True)
 class Page:
     """Some files in name order; ``more`` says that others follow."""
 

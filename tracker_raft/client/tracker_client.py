@@ -34,6 +34,7 @@ from tracker_raft import commands
 from tracker_raft.client import leadership
 from tracker_raft.client.call import Reply
 from tracker_raft.client.deadline import Clock, Deadline
+from tracker_raft.client.keeping import KeepingCalls
 from tracker_raft.client.membership import MemberCalls
 from tracker_raft.client.reading import (
     address_of,
@@ -63,7 +64,7 @@ FILES_PAGE = 500
 FileList = list[FileRecord]  # inside the class, ``list`` is a method
 
 
-class TrackerClient(MemberCalls):
+class TrackerClient(MemberCalls, KeepingCalls):
     """A client of a tracker cluster. Use it as a context manager, or call :meth:`close`.
 
     ``trackers``: one or more addresses, as ``"host:port"`` or :class:`Address`; one live one is
@@ -159,8 +160,8 @@ class TrackerClient(MemberCalls):
         level: Level = Level.LINEARIZABLE,
         deadline_s: float | None = None,
     ) -> FileRecord:
-        """One file by name (``a``, or ``a@v3`` for a version), or by content id: 32 bytes or 64
-        hexadecimal digits.
+        """One file by name (``a``, or ``a@v3`` for a version, ``a@stable`` for a tag), or by
+        content id: 32 bytes or 64 hexadecimal digits.
 
         Of several names with that content the first in name order, of several versions the
         newest. Raises :class:`NotFound`.

@@ -14,8 +14,8 @@ Reads name a consistency level (D6). ``renew`` is neither: trackers collect rene
 them together, as the internal operation ``renew``.
 
 In the order to read them: :mod:`.operation` (what all are), :mod:`.files`, :mod:`.batches`,
-:mod:`.swarm`, :mod:`.sessions`, :mod:`.trackers`, :mod:`.records` (what replies hold),
-:mod:`.fields` (limits and checks).
+:mod:`.keeping`, :mod:`.swarm`, :mod:`.sessions`, :mod:`.trackers`, :mod:`.records` (what replies
+hold), :mod:`.fields` (limits and checks).
 
 Fields are checked when an object is made, so whoever holds one holds a valid one. Unknown keys
 are ignored, unknown operations refused.
@@ -34,13 +34,16 @@ from tracker_raft.commands.fields import (
     NAME_BYTES_MAX,
     PIECE_BYTES_MAX,
     PIECE_BYTES_MIN,
+    VERSION_MAX,
     check_bool,
     check_content,
     check_int,
     check_name,
     check_peer,
+    check_tag,
     check_text,
     parse_content_hex,
+    split_reference,
     split_version,
 )
 from tracker_raft.commands.files import (
@@ -49,6 +52,13 @@ from tracker_raft.commands.files import (
     Publish,
     Remove,
     Watch,
+)
+from tracker_raft.commands.keeping import (
+    VERSIONS_KEPT_MAX,
+    Retention,
+    SetRetention,
+    Tag,
+    Untag,
 )
 from tracker_raft.commands.operation import (
     Level,
@@ -92,6 +102,8 @@ __all__ = [
     "PIECE_BYTES_MIN",
     "READS",
     "RENEW_MANY",
+    "VERSIONS_KEPT_MAX",
+    "VERSION_MAX",
     "WRITES",
     "AddNode",
     "CloseSession",
@@ -114,19 +126,25 @@ __all__ = [
     "Remove",
     "RemoveNode",
     "Renew",
+    "Retention",
+    "SetRetention",
     "SnapshotPart",
     "Status",
+    "Tag",
     "TakeSnapshot",
     "TransferLeadership",
+    "Untag",
     "Watch",
     "check_bool",
     "check_content",
     "check_int",
     "check_name",
     "check_peer",
+    "check_tag",
     "check_text",
     "parse",
     "parse_content_hex",
+    "split_reference",
     "split_version",
 ]
 
@@ -136,12 +154,15 @@ WRITES: tuple[type[Operation], ...] = (
     Publish,
     PublishMany,
     Remove,
+    Tag,
+    Untag,
+    SetRetention,
     Join,
     Complete,
     Leave,
 )
 """Go through the log."""
-READS: tuple[type[Operation], ...] = (Lookup, List, Peers)
+READS: tuple[type[Operation], ...] = (Lookup, List, Peers, Retention)
 """Answered from the state machine, at a :class:`Level`."""
 _ALL: tuple[type[Operation], ...] = (
     *WRITES,

@@ -17,7 +17,11 @@ INTEGER_MAX = 2**63 - 1
 PIECE_BYTES_MIN = 16 * 1024
 PIECE_BYTES_MAX = 16 * 1024 * 1024
 
+VERSION_MAX = 999_999_999
+"""Of a name, as it can be asked for."""
+
 _VERSIONED = re.compile(r"(?P<name>[^@]+)@v(?P<version>[1-9][0-9]{0,8})")
+_TAG = re.compile(r"(?!v[0-9]+\Z)[a-z][a-z0-9._-]{0,62}")
 _CONTENT_HEX = re.compile(r"[0-9a-f]{64}")
 CONTENT_HEX_CHARS = 64
 PLAIN_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*(?:/[A-Za-z0-9_-][A-Za-z0-9._-]*)*")
@@ -90,6 +94,26 @@ def split_version(text: object) -> tuple[str, int | None]:
     if type(text) is str and (match := _VERSIONED.fullmatch(text)):
         return check_name(match["name"]), int(match["version"])
     return check_name(text), None
+
+
+def check_tag(value: object) -> str:
+    """A tag: a lower-case word of 1 to 63 characters, no version such as ``v3``."""
+    if type(value) is str and _TAG.fullmatch(value):
+        return value
+    shown = repr(value) if type(value) is str else type(value).__name__
+    raise BadRequest(
+        f"tag is {shown}, expected 1 to 63 of a-z, 0-9, '.', '_' and '-' that begin with a letter "
+        f"and are no version such as v3"
+    )
+
+
+def split_reference(text: object) -> tuple[str, int | str | None]:
+    """``a@stable`` is ("a", "stable"), else as :func:`split_version`. Raises
+    :class:`BadRequest`."""
+    if type(text) is str and "@" in text and not _VERSIONED.fullmatch(text):
+        name, _, tag = text.partition("@")
+        return check_name(name), check_tag(tag)
+    return split_version(text)
 
 
 def parse_content_hex(text: str) -> bytes | None:

@@ -16,6 +16,7 @@ from tracker_raft.commands.fields import (
     check_int,
     check_name,
     check_text,
+    split_reference,
     split_version,
 )
 from tracker_raft.commands.operation import Operation
@@ -72,7 +73,8 @@ class Remove(Operation):
 
 @dataclass(frozen=True, slots=True)
 class Lookup(Operation):
-    """One file by name (``a`` or ``a@v3``) or by content id; exactly one of the two is given.
+    """One file by name (``a``, ``a@v3``, or ``a@stable`` by a tag) or by content id; exactly one
+    of the two is given.
 
     Reply: ``{"files": [FileRecord...]}``: one record by name, by content every name and version
     bound to it in name order, at most 1000 (``"more": bool``). ``not_found`` when there is none.
@@ -88,14 +90,15 @@ class Lookup(Operation):
         if self.content:
             check_content("content", self.content)
         else:
-            split_version(self.name)
+            split_reference(self.name)
 
 
 @dataclass(frozen=True, slots=True)
 class List(Operation):
     """Names starting with ``prefix``, in byte order, newest version of each.
 
-    Reply: ``{"files": [FileRecord...], "more": bool}``. Page on with ``after`` = the last name.
+    Reply: ``{"files": [FileRecord...], "more": bool}``. Page on with ``after`` = the last name;
+    a page has fewer than ``limit`` when their tags are long.
     """
 
     op: ClassVar[str] = "list"

@@ -22,9 +22,12 @@ class FileRecord:
     piece_bytes: int
     owner: str = ""
     group: str = ""
+    tags: tuple[tuple[str, int], ...] = ()
+    """All tags of the name, not only of this version, and the versions that they mean. Told where
+    one looks by name or lists."""
 
     def to_wire(self) -> dict[str, Any]:
-        return {
+        message: dict[str, Any] = {
             "name": self.name,
             "version": self.version,
             "content": self.content,
@@ -34,18 +37,28 @@ class FileRecord:
             "owner": self.owner,
             "group": self.group,
         }
+        if self.tags:
+            message["tags"] = dict(self.tags)
+        return message
 
     @classmethod
     def from_wire(cls, message: Mapping[str, Any]) -> FileRecord:
         try:
-            return cls(**{spec.name: message[spec.name] for spec in dataclasses.fields(cls)})
+            tags = tuple((str(tag), int(at)) for tag, at in message.get("tags", {}).items())
+            values = [*(message[field] for field in _FILE_FIELDS), tags]
+            return cls(*values)
         except KeyError as error:
             raise BadRequest(f"file record lacks {error}") from None
+        except (AttributeError, TypeError, ValueError) as error:
+            raise BadRequest(f"file record cannot be read: {error!r}") from None
 
     @property
     def versioned(self) -> str:
         """``name@vN``: reaches this version as long as it is kept."""
         return f"{self.name}@v{self.version}"
+
+
+_FILE_FIELDS = tuple(spec.name for spec in dataclasses.fields(FileRecord) if spec.name != "tags")
 
 
 @dataclass(frozen=True, slots=True)

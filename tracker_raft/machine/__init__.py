@@ -1,13 +1,15 @@
 """The replicated state machine: log entries in, replies out. Pure, total, deterministic.
 
 In the order to read them: :mod:`.tracker_machine` (the rules, apply and query),
-:mod:`.vocabulary` (the words of the log), :mod:`.registry` (names and versions),
-:mod:`.swarm_table` (leases and swarms), :mod:`.sessions` (exactly once), :mod:`.digest` (the state
-hash), :mod:`.snapshot_cursor` (a snapshot beside the changes), :mod:`.snapshot_format`.
+:mod:`.vocabulary` (the words of the log), :mod:`.registry` (names and versions), :mod:`.names` (one
+of them), :mod:`.settings` (what an operator has set), :mod:`.swarm_table` (leases and swarms),
+:mod:`.sessions` (exactly once), :mod:`.digest` (the state hash), :mod:`.snapshot_cursor` (a
+snapshot beside the changes), :mod:`.snapshot_format`, :mod:`.restoring`.
 """
 
+from tracker_raft.machine.restoring import Restoring
 from tracker_raft.machine.snapshot_cursor import SnapshotCursor
-from tracker_raft.machine.tracker_machine import Applied, Restoring, TrackerMachine
+from tracker_raft.machine.tracker_machine import Applied, TrackerMachine
 from tracker_raft.machine.vocabulary import LOG_WORDS
 
 __all__ = ["LOG_WORDS", "Applied", "Restoring", "SnapshotCursor", "TrackerMachine"]

@@ -39,6 +39,9 @@ Kept = tuple[int, int, str, bytes]
 
 _LUMP: Final = 1_024
 """So many forgotten changes are cut off the list at once."""
+_RECORD_FIELDS: Final = 7
+"""Of a record, from its version on. Behind them stands the tag if there is one, else empty text
+and the versions dropped besides, if there are any."""
 _place = itemgetter(0, 1)
 
 
@@ -84,39 +87,43 @@ class ChangeHistory:
         self._hashes += self._digest.add_many([("change", *change) for change in kept])
         self._forget(len(self._changes) - self._start - self._kept_max)
 
-    def note(self, before: list[FileRecord], after: list[FileRecord]) -> None:
+    def note(self, before: Sequence[FileRecord], after: Sequence[FileRecord]) -> None:
         """The running operation made ``after`` of ``before``, the versions of one name."""
         newest = after[-1].version if after else 0
-        dropped = 0
+        dropped: list[int] = []
         if newest > (before[-1].version if before else 0):
             kind, record = (REPLACED if before else PUBLISHED), after[-1]
-            if len(after) == len(before):
-                dropped = before[0].version
+            if len(after) <= len(before):
+                left = {one.version: None for one in after}
+                dropped = [one.version for one in before if one.version not in left]
         elif after:
             left = {one.version: None for one in after}
             kind, record = VERSION_REMOVED, next(r for r in before if r.version not in left)
         else:
             kind, record = REMOVED, before[-1]
-        self._add(
-            (
-                *self.place,
-                record.name,
-                self._pack(
-                    (
-                        kind,
-                        newest,
-                        dropped,
-                        record.version,
-                        record.content,
-                        record.size,
-                        record.manifest_bytes,
-                        record.piece_bytes,
-                        record.owner,
-                        record.group,
-                    )
-                ),
-            )
+        *others, last = dropped or (0,)
+        self._note(kind, newest, last, record, *(("", others) if others else ()))
+
+    def tagged(self, kind: str, newest: int, record: FileRecord, tag: str) -> None:
+        """The running operation let ``tag`` mean ``record`` or, as ``kind`` says, nothing more;
+        ``newest``: the newest version of the name."""
+        self._note(kind, newest, 0, record, tag)
+
+    def _note(self, kind: str, newest: int, dropped: int, record: FileRecord, *more: Any) -> None:
+        fields = (
+            kind,
+            newest,
+            dropped,
+            record.version,
+            record.content,
+            record.size,
+            record.manifest_bytes,
+            record.piece_bytes,
+            record.owner,
+            record.group,
+            *more,
         )
+        self._add((*self.place, record.name, self._pack(fields)))
         if len(self._changes) - self._start > self._kept_max:
             self._forget(1)
 
@@ -190,5 +197,6 @@ def unpack(kept: Kept) -> Change:
     """The change in words."""
     index, position, name, packed = kept
     fields: tuple[Any, ...] = msgpack.unpackb(packed, use_list=False)
-    kind, newest, dropped, *record = fields
-    return Change(index, position, kind, FileRecord(name, *record), newest, dropped)
+    kind, newest, dropped, *rest = fields
+    record = FileRecord(name, *rest[:_RECORD_FIELDS])
+    return Change(index, position, kind, record, newest, dropped, *rest[_RECORD_FIELDS:])

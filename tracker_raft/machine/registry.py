@@ -4,62 +4,77 @@ Rules
 -----
 * A name has versions 1, 2, 3..., of which the newest ``versions_per_name_max`` are kept. A number
   is never used twice while the name lives; a name whose last version is removed is forgotten.
+* A version that a tag means is not dropped for a newer one: the oldest without a tag is. Where it
+  is set how many are kept, a new one lets all go that are older than so many and have no tag.
 * Publishing the newest content again changes nothing. Other content needs ``replace``.
 * The content id fixes size, manifest length and piece length: the same id with others is refused.
 
 How it is kept
 --------------
 Millions of names must fit in memory and must not slow the garbage collector, which walks every
-object that can refer to others. So a name's history is **one byte string**, the msgpack of
-``(highest number given, (version, ...))``; it is also what the digest hashes and what a snapshot
-holds. They stand in a plain dict, which the collector passes over as long as it holds nothing but
-text and bytes; a subclass of dict would be walked. The names in order are a sorted list beside it.
-The index by content is a plain dict of content to name, for a content has one name as a rule; the
-others are in one sorted list of ``content + name`` for the whole registry: no set or list per
-content, and the names of one content stand in order by themselves. UTF-8 sorts as code points do,
-so byte order and the order of Python strings are the same.
+object that can refer to others. So a name's history is **one byte string**
+(:mod:`tracker_raft.machine.names`); it is also what the digest hashes and what a snapshot holds.
+They stand in a plain dict, which the collector passes over as long as it holds nothing but text and
+bytes; a subclass of dict would be walked. The names in order are a sorted list beside it. The index
+by content is a plain dict of content to name, for a content has one name as a rule; the others are
+in one sorted list of ``content + name`` for the whole registry: no set or list per content, and the
+names of one content stand in order by themselves. UTF-8 sorts as code points do, so byte order and
+the order of Python strings are the same.
 """
 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 import msgpack
 from sortedcontainers import SortedList
 
+from tracker_raft.changes import TAGGED, UNTAGGED
 from tracker_raft.commands import (
     CONTENT_ID_BYTES,
     FileRecord,
     List,
     NewFile,
     Publish,
+    Tag,
+    Untag,
+    split_reference,
     split_version,
 )
 from tracker_raft.config import MachineLimits
 from tracker_raft.errors import BadRequest, Conflict, LimitReached, NotFound
+from tracker_raft.machine import names as naming
 from tracker_raft.machine.digest import Digest
 from tracker_raft.machine.history import ChangeHistory
+from tracker_raft.machine.names import History, Tags, not_found, room
+from tracker_raft.machine.settings import Settings
 from tracker_raft.machine.snapshot_cursor import Row, Table
 
 LOOKUP_FILES_MAX: Final = 1_000
 """Records in the answer to a look-up by content; more are left out and told by ``more``. As many
 as a page of ``list`` may have: one content may be bound to millions of names."""
 
-History = tuple[int, list[FileRecord]]
-"""The highest version number given so far, and the versions kept, oldest first."""
+TAG_BYTES_PAGE_MAX: Final = 96 * 1024
+"""Of the tags in a page of ``list``: with what the records have besides, a page fits its frame."""
+_TAG_BYTES: Final = 8
+"""What a tag takes beside its letters, at most."""
 
 
 class Registry:
     """All names. Methods that change it check first, so a refusal has changed nothing."""
 
-    def __init__(self, limits: MachineLimits, digest: Digest, changes: ChangeHistory) -> None:
+    def __init__(
+        self, limits: MachineLimits, digest: Digest, changes: ChangeHistory, settings: Settings
+    ) -> None:
         self.versions = 0
         """Versions of all names together."""
         self._limits = limits
         self._digest = digest
         self._changes = changes
+        self._settings = settings
         self._files: dict[str, bytes] = {}
         self._names: SortedList[str] = SortedList()
         self._by_content: dict[bytes, str] = {}
@@ -78,28 +93,32 @@ class Registry:
         """Raises :class:`Conflict`, :class:`LimitReached` or :class:`BadRequest`."""
         if wanted.name not in self._files:
             return self._bind(wanted)
-        highest, kept = self._check_bound(wanted)
-        newest = kept[-1]
+        history = self._check_bound(wanted)
+        newest = history.kept[-1]
         if newest.content == wanted.content:
             return {"file": newest.to_wire(), "created": False}
         record = FileRecord(
             wanted.name,
-            highest + 1,
+            history.highest + 1,
             wanted.content,
             wanted.size,
             wanted.manifest_bytes,
             wanted.piece_bytes,
             wanted.owner,
             wanted.group,
+            history.tags,
         )
-        remaining = [*kept, record][-self._limits.versions_per_name_max :]
-        self._replace(wanted.name, kept, highest + 1, remaining)
+        stay = room(wanted.name, history, *self._kept_max())
+        self._replace(wanted.name, history, record.version, [*stay, record])
         return {"file": record.to_wire(), "created": True}
+
+    def _kept_max(self) -> tuple[int, int]:
+        return self._limits.versions_per_name_max, self._settings.versions_kept
 
     def _check_bound(self, wanted: Publish) -> History:
         """The history of a name that is bound, if ``wanted`` may be published as it. Raises."""
         history = self._history(wanted.name)
-        newest = history[1][-1]
+        newest = history.kept[-1]
         if newest.content == wanted.content:
             _require_same(newest, wanted)
         elif not wanted.replace:
@@ -108,6 +127,8 @@ class Registry:
                 f"{newest.version}, not to {wanted.content.hex()}; nothing was changed. "
                 f"Publish with replace to make it the next version"
             )
+        else:
+            room(wanted.name, history, *self._kept_max())
         return history
 
     def _bind(self, wanted: Publish) -> dict[str, Any]:
@@ -182,35 +203,70 @@ class Registry:
         for at in bound:
             try:
                 self._check_bound(Publish(*files[at]))
-            except (Conflict, BadRequest) as error:
+            except (Conflict, LimitReached, BadRequest) as error:
                 raise type(error)(f"file {at} of {len(files)}: {error.message}") from None
         return not bound
 
     def remove(self, text: str) -> dict[str, Any]:
         """``text`` is a name or ``name@vN``. Raises :class:`NotFound`."""
         name, version = split_version(text)
-        highest, kept = self._history(name)
+        history = self._history(name)
+        kept = history.kept
         removed = kept if version is None else [r for r in kept if r.version == version]
         if not removed:
-            raise _not_found(name, version, kept)
+            raise not_found(name, version, history)
         remaining = [] if version is None else [r for r in kept if r.version != version]
-        self._replace(name, kept, highest, remaining)
+        self._replace(name, history, history.highest, remaining)
         return {"removed": [record.to_wire() for record in removed]}
 
-    def _replace(
-        self, name: str, before: list[FileRecord], highest: int, after: list[FileRecord]
-    ) -> None:
-        """Make ``after`` the versions of ``name``; the one place where the registry changes."""
-        if before:
+    def tag(self, wanted: Tag) -> dict[str, Any]:
+        """Raises :class:`NotFound`, :class:`Conflict` or :class:`LimitReached`."""
+        name, tag = wanted.name, wanted.tag
+        history = self._history(name)
+        record = history.record(name, wanted.version)
+        before = history.tagged(tag)
+        _require_expected(wanted, before)
+        if before == record.version:
+            return {"file": record.to_wire(), "before": before, "changed": False}
+        if not before and len(history.tags) >= self._limits.tags_per_name_max:
+            raise LimitReached(
+                f"{name!r} has {len(history.tags)} tags, limit {self._limits.tags_per_name_max}; "
+                f"{tag!r} was not added"
+            )
+        tags = tuple(sorted({**dict(history.tags), tag: record.version}.items()))
+        self._pack_again(name, history.highest, history.kept, tags)
+        self._changes.tagged(TAGGED, history.kept[-1].version, record, tag)
+        return {"file": replace(record, tags=tags).to_wire(), "before": before, "changed": True}
+
+    def untag(self, wanted: Untag) -> dict[str, Any]:
+        """Raises :class:`NotFound` or :class:`Conflict`."""
+        name, tag = wanted.name, wanted.tag
+        history = self._history(name)
+        record = history.record(name, tag)
+        _require_expected(wanted, record.version)
+        tags = tuple(pair for pair in history.tags if pair[0] != tag)
+        self._pack_again(name, history.highest, history.kept, tags)
+        self._changes.tagged(UNTAGGED, history.kept[-1].version, record, tag)
+        return {"file": replace(record, tags=tags).to_wire()}
+
+    def _pack_again(self, name: str, highest: int, kept: Sequence[FileRecord], tags: Tags) -> None:
+        """Make this the history of ``name``, which is bound or was never."""
+        if name in self._files:
             self._digest.remove("file", name, self._files[name])
+        packed = self._files[name] = self._pack(naming.fields(highest, kept, tags))
+        self._digest.add("file", name, packed)
+
+    def _replace(self, name: str, history: History, highest: int, after: list[FileRecord]) -> None:
+        """Make ``after`` the versions of ``name``, which is bound, and of its tags those stay that
+        mean one of them; with :meth:`_pack_again`, the one place where the registry changes."""
+        before = history.kept
         if after:
-            self._files[name] = self._pack((highest, [_to_row(record) for record in after]))
-            self._digest.add("file", name, self._files[name])
+            numbers = {record.version: None for record in after}
+            tags = tuple(pair for pair in history.tags if pair[1] in numbers)
+            self._pack_again(name, highest, after, tags)
         else:
+            self._digest.remove("file", name, self._files[name])
             del self._files[name]
-        if not before:
-            self._names.add(name)
-        elif not after:
             self._names.remove(name)
         self._changes.note(before, after)
         self.versions += len(after) - len(before)
@@ -249,23 +305,20 @@ class Registry:
     # -- reads ------------------------------------------------------------------------------------
 
     def by_name(self, text: str) -> FileRecord:
-        """The record of ``name`` (its newest version) or ``name@vN``; else :class:`NotFound`."""
-        name, version = split_version(text)
-        _, kept = self._history(name)
-        for record in reversed(kept):
-            if version is None or record.version == version:
-                return record
-        raise _not_found(name, version, kept)
+        """The record of ``name`` (its newest version), ``name@vN`` or ``name@tag``; else
+        :class:`NotFound`."""
+        name, wanted = split_reference(text)
+        return self._history(name).record(name, wanted)
 
     def by_content(self, content: bytes) -> dict[str, Any]:
         """The names and versions bound to ``content``, in name order, or :class:`NotFound`.
 
-        At most :data:`LOOKUP_FILES_MAX`; ``more`` says whether there are others.
+        At most :data:`LOOKUP_FILES_MAX`; ``more`` says whether there are others. Without tags.
         """
         files: list[dict[str, Any]] = []
         for name in self._names_of(content):
-            _, kept = self._history(name)
-            files += [record.to_wire() for record in kept if record.content == content]
+            kept = [record for record in self._history(name).kept if record.content == content]
+            files += [replace(r, tags=()).to_wire() if r.tags else r.to_wire() for r in kept]
             if len(files) > LOOKUP_FILES_MAX:
                 break
         if not files:
@@ -276,21 +329,21 @@ class Registry:
         """The next ``limit`` names after ``after``: a binary search, then one step for each."""
         start = max(wanted.prefix, wanted.after)
         files: list[dict[str, Any]] = []
+        tag_bytes = 0
         for name in self._names.irange(start, inclusive=(start != wanted.after, True)):
             if not name.startswith(wanted.prefix):
                 break
-            if len(files) == wanted.limit:
+            if len(files) == wanted.limit or tag_bytes > TAG_BYTES_PAGE_MAX:
                 return {"files": files, "more": True}
-            files.append(self._history(name)[1][-1].to_wire())
+            newest = self._history(name).kept[-1]
+            tag_bytes += sum(len(tag) + _TAG_BYTES for tag, _ in newest.tags)
+            files.append(newest.to_wire())
         return {"files": files, "more": False}
 
     def _history(self, name: str) -> History:
-        """(0, []) for a name that is not bound."""
+        """Empty for a name that is not bound."""
         packed = self._files.get(name)
-        if packed is None:
-            return 0, []
-        highest, rows = msgpack.unpackb(packed)
-        return highest, [FileRecord(name, *row) for row in rows]
+        return History() if packed is None else naming.unpack(name, packed)
 
     # -- snapshot ---------------------------------------------------------------------------------
 
@@ -308,22 +361,18 @@ class Registry:
             self._names.add(name)
             self._files[name] = packed
             self._digest.add("file", name, packed)
-            _, versions = msgpack.unpackb(packed)
+            versions = msgpack.unpackb(packed)[1]
             self.versions += len(versions)
             for content in dict.fromkeys(row[1] for row in versions):
                 self._index(content, name)
 
 
-def _to_row(record: FileRecord) -> tuple[int, bytes, int, int, int, str, str]:
-    return (
-        record.version,
-        record.content,
-        record.size,
-        record.manifest_bytes,
-        record.piece_bytes,
-        record.owner,
-        record.group,
-    )
+def _require_expected(wanted: Tag | Untag, found: int) -> None:
+    if wanted.expected is not None and wanted.expected != found:
+        raise Conflict(
+            f"{wanted.name}@{wanted.tag} is {f'version {found}' if found else 'no tag'}, expected "
+            f"{f'version {wanted.expected}' if wanted.expected else 'no tag'}; nothing was changed"
+        )
 
 
 def _require_same(known: FileRecord, wanted: Publish) -> None:
@@ -333,10 +382,3 @@ def _require_same(known: FileRecord, wanted: Publish) -> None:
                 f"{what} is {getattr(wanted, what)}, but {known.versioned!r} has the same content "
                 f"id with {getattr(known, what)}; the content id fixes it. Nothing was changed"
             )
-
-
-def _not_found(name: str, version: int | None, kept: list[FileRecord]) -> NotFound:
-    if version is None or not kept:
-        return NotFound(f"no file is named {name!r}")
-    numbers = ", ".join(str(record.version) for record in kept)
-    return NotFound(f"{name!r} has no version {version}; kept are {numbers}")

@@ -18,6 +18,7 @@ The parts, each with its own rules: :mod:`~tracker_raft.machine.registry` (names
 :mod:`~tracker_raft.machine.history` (the newest changes of them),
 :mod:`~tracker_raft.machine.vocabulary` (the words of the log),
 :mod:`~tracker_raft.machine.swarm_table` (leases and swarms), :mod:`~tracker_raft.machine.sessions`,
+:mod:`~tracker_raft.machine.settings`,
 :mod:`~tracker_raft.machine.digest` (the state hash), :mod:`~tracker_raft.machine.snapshot_cursor`
 (a snapshot beside the changes), :mod:`~tracker_raft.machine.snapshot_format`.
 
@@ -48,16 +49,21 @@ from tracker_raft.commands import (
     Publish,
     PublishMany,
     Remove,
+    Retention,
+    SetRetention,
+    Tag,
+    Untag,
     check_int,
 )
 from tracker_raft.config import MachineLimits
 from tracker_raft.entries import LoggedOperation, unpack_entry
 from tracker_raft.errors import BadRequest, Damaged, P2PError, Unsupported
-from tracker_raft.machine import snapshot_format
 from tracker_raft.machine.digest import Digest
 from tracker_raft.machine.history import ChangeHistory
 from tracker_raft.machine.registry import Registry
+from tracker_raft.machine.restoring import Restoring
 from tracker_raft.machine.sessions import SessionTable
+from tracker_raft.machine.settings import Settings
 from tracker_raft.machine.snapshot_cursor import SnapshotCursor
 from tracker_raft.machine.swarm_table import SwarmTable
 from tracker_raft.machine.vocabulary import SessionWrite, parse, unknown, width
@@ -95,7 +101,8 @@ class TrackerMachine:
         """Of the files, for those who watch; to be read only."""
         self._limits = limits
         self._changed: Callable[[], None] | None = None
-        self._registry = Registry(limits, self._digest, self.changes)
+        self._settings = Settings(self._digest)
+        self._registry = Registry(limits, self._digest, self.changes, self._settings)
         self._swarm = SwarmTable(limits, self._digest)
         self._sessions = SessionTable(limits, self._digest)
 
@@ -179,6 +186,12 @@ class TrackerMachine:
                 return self._swarm.leave(operation)
             case Remove():
                 return self._registry.remove(operation.name)
+            case Tag():
+                return self._registry.tag(operation)
+            case Untag():
+                return self._registry.untag(operation)
+            case SetRetention():
+                return self._settings.change(operation)
             case CloseSession():
                 self._sessions.close(operation.target)
                 return {}
@@ -194,7 +207,8 @@ class TrackerMachine:
             self._changed()
 
     def refounded(self, index: int) -> TrackerMachine:
-        """What a new cluster that begins at entry ``index`` takes over: the files and the time.
+        """What a new cluster that begins at entry ``index`` takes over: the files, the settings and
+        the time.
 
         Leases, request sessions and changes stay behind. What the old cluster went on to promise
         about them is not known here, so every number that it may have told somebody (a session, a
@@ -207,12 +221,15 @@ class TrackerMachine:
         machine.changes.horizon = index, 0
         for table in self._registry.tables():
             machine._registry.load(row for _, row in table.after(None) if row is not None)
+        for table in self._settings.tables():
+            machine._settings.load(row for _, row in table.after(None) if row is not None)
         return machine
 
     # -- reads ------------------------------------------------------------------------------------
 
     def query(self, operation: Operation) -> dict[str, Any]:
-        """The ``ok`` map of a :class:`Lookup`, :class:`List` or :class:`Peers`.
+        """The ``ok`` map of a :class:`Lookup`, :class:`List`, :class:`Peers` or
+        :class:`Retention`.
 
         Raises :class:`~tracker_raft.errors.NotFound`, and :class:`BadRequest` for what is no read.
         """
@@ -225,6 +242,8 @@ class TrackerMachine:
                 return self._registry.page(operation)
             case Peers():
                 return self._swarm.peers(operation)
+            case Retention():
+                return self._settings.shown()
         raise BadRequest(f"{operation.op!r} is not a read")
 
     def lease_left_ms(self, peer: str) -> int | None:
@@ -301,12 +320,12 @@ class TrackerMachine:
         if self.version > OLDEST:
             head["cluster_version"] = self.version
         # The changes first: they are soon written, and what comes after is not remembered.
-        parts = (self.changes, self._registry, self._swarm, self._sessions)
+        parts = (self.changes, self._registry, self._swarm, self._sessions, self._settings)
         tables = [table for part in parts for table in part.tables()]
         return SnapshotCursor(head, self.state_hash, tables, self._digest, tracked=tracked)
 
     @classmethod
-    def restoring(cls, limits: MachineLimits = _LIMITS) -> Restoring:
+    def restoring(cls, limits: MachineLimits = _LIMITS) -> Restoring[TrackerMachine]:
         """Feed it the bytes of a snapshot bit by bit; its :meth:`~Restoring.finish` is a machine.
 
         The state hash is computed anew from what was loaded and must be the one that the snapshot
@@ -343,6 +362,8 @@ class TrackerMachine:
                 self._swarm.load_members(body)
             case "sessions":
                 self._sessions.load_sessions(body)
+            case "settings":
+                self._settings.load(body)
             case "replies":
                 self._sessions.load_replies(body)
             case "end" if body["state_hash"] != self.state_hash:
@@ -354,30 +375,3 @@ class TrackerMachine:
                 pass
             case _:
                 raise Damaged(f"snapshot has a block of unknown kind {kind!a}")
-
-
-class Restoring:
-    """A machine that is being loaded. After an error it must be thrown away."""
-
-    def __init__(self, machine: TrackerMachine, load: Callable[[str, Any], None]) -> None:
-        self._machine = machine
-        self._load = load
-        self._reader = snapshot_format.Reader()
-
-    def feed(self, chunk: bytes) -> None:
-        """Load the blocks that ``chunk`` completes. Raises :class:`Damaged`, :class:`Unsupported`.
-
-        Its time grows with the rows in these blocks, each of a thousand at most. Where others
-        wait, feed 16 KiB at a time: that completes one or two of any kind, about ten milliseconds.
-        """
-        for kind, body in self._reader.feed(chunk):
-            try:
-                self._load(kind, body)
-            except (TypeError, ValueError, LookupError, AttributeError) as error:
-                # Sealed, so nobody changed it since it was written: the writer was at fault.
-                raise Damaged(f"snapshot block {kind!r} cannot be loaded: {error!a}") from error
-
-    def finish(self) -> TrackerMachine:
-        """The machine, at once. Raises :class:`Damaged` unless the whole snapshot was fed."""
-        self._reader.finish()
-        return self._machine

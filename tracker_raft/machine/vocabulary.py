@@ -6,7 +6,7 @@ this replica different from those that know it.
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 from tracker_raft.commands import (
     RENEW_MANY,
@@ -18,17 +18,31 @@ from tracker_raft.commands import (
     Publish,
     PublishMany,
     Remove,
+    SetRetention,
+    Tag,
+    Untag,
 )
 from tracker_raft.entries import Entry
 from tracker_raft.errors import BadRequest
 from tracker_raft.versions import NEWEST, RAISE_VERSION, SINCE, beyond, refusal
 
-SessionWrite = Publish | PublishMany | Remove | Join | Complete | Leave | CloseSession
+SessionWrite = (
+    Publish
+    | PublishMany
+    | Remove
+    | Tag
+    | Untag
+    | SetRetention
+    | Join
+    | Complete
+    | Leave
+    | CloseSession
+)
 """What runs inside of a request session; with ``open_session`` and what the trackers log
 themselves, all of the log."""
 
 _SESSION_WRITES: Final[dict[str, type[SessionWrite]]] = {
-    cls.op: cls for cls in (Publish, PublishMany, Remove, Join, Complete, Leave, CloseSession)
+    cls.op: cls for cls in get_args(SessionWrite)
 }
 LOG_WORDS: Final = frozenset({*_SESSION_WRITES, OpenSession.op, RENEW_MANY, RAISE_VERSION})
 """Every word that may stand in an entry. Any other stops the node."""
