@@ -53,7 +53,8 @@ def main() -> None:
 @level_option
 @json_option
 def ls(prefix: str, trackers: str | None, level: Level, as_json: bool) -> None:
-    """List names that start with PREFIX, the newest version of each, and their tags.
+    """List names that start with PREFIX, the newest version of each, their tags, and which
+    nobody has served for long, if 'retention' asks for it.
 
     \b
     Example:
@@ -69,14 +70,18 @@ def ls(prefix: str, trackers: str | None, level: Level, as_json: bool) -> None:
         for record in records
     ]
     heads: tuple[str, ...] = ("name", "version", "size", "content")
-    if any(record.tags for record in records):
-        heads = (*heads, "tags")
-        rows = [(*row, _tags(record)) for row, record in zip(rows, records, strict=True)]
+    if any(record.tags or record.unsourced_ms for record in records):
+        heads = (*heads, "notes")
+        rows = [(*row, _notes(record)) for row, record in zip(rows, records, strict=True)]
     print_table(heads, rows)
 
 
-def _tags(record: FileRecord) -> str:
-    return " ".join(f"{tag}=v{version}" for tag, version in record.tags)
+def _notes(record: FileRecord) -> str:
+    """Tags, and for how long nobody has served it."""
+    notes = [f"{tag}=v{version}" for tag, version in record.tags]
+    if record.unsourced_ms:
+        notes.append(f"unsourced for {record.unsourced_ms // 1000} s")
+    return " ".join(notes)
 
 
 @click.command(short_help="Show who serves a file.")

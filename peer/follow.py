@@ -86,7 +86,8 @@ class Follow:
         except NotFound:
             self._seen, self._missed = None, False
             return
-        self._seen = replace(record, tags=())  # other tags that move make it no other version
+        # Other tags that move, or time, make it no other version.
+        self._seen = replace(record, tags=(), unsourced_ms=0)
         if record.content != self._content:
             yield record
         self._missed = record.content != self._content

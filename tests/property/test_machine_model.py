@@ -15,6 +15,7 @@ from machine_logs import (
     PEERS,
     RISE,
     Logged,
+    body,
     completes,
     contents,
     joins,
@@ -31,6 +32,12 @@ from machine_logs import (
 from tracker_raft.commands import List, Lookup, Peers, Retention
 from tracker_raft.errors import NotFound
 from tracker_raft.machine import TrackerMachine
+
+unsourced = body(
+    "set_retention",
+    unsourced_after_ms=st.sampled_from([None, 0, 1_000, 2_000]),
+    remove_unsourced_after_ms=st.sampled_from([None, 0, 2_000, 4_000]),
+)
 
 
 @dataclass
@@ -49,7 +56,13 @@ class Naive:
         self.names: dict[str, list[dict[str, Any]]] = {}
         self.highest: dict[str, int] = {}
         self.tags: dict[str, dict[str, int]] = {}
-        self.versions_kept = 0
+        self.settings = {
+            "versions_kept": 0,
+            "unsourced_after_ms": 0,
+            "remove_unsourced_after_ms": 0,
+        }
+        self.marks: dict[bytes, int] = {}
+        self.due_ms: int | None = None
         self.leases: dict[str, NaivePeer] = {}
         self.time_ms = 0
 
@@ -58,6 +71,12 @@ class Naive:
         return getattr(self, op["op"])(op)
 
     def publish(self, op: dict[str, Any]) -> Any:
+        reply = self.published(op)
+        if isinstance(reply, dict):
+            self.marks.pop(op["content"], None)
+        return reply
+
+    def published(self, op: dict[str, Any]) -> Any:
         kept = self.names.get(op["name"], [])
         if kept and kept[-1]["content"] == op["content"]:
             if kept[-1]["size"] != op["size"]:
@@ -68,8 +87,8 @@ class Naive:
         if not kept and len(self.names) == LIMITS.files_max:
             return "limit_reached"
         tagged = self.tags.get(op["name"], {}).values()
-        if self.versions_kept:
-            newest = [*kept, None][-self.versions_kept :]
+        if self.settings["versions_kept"]:
+            newest = [*kept, None][-self.settings["versions_kept"] :]
             kept = [r for r in kept if r in newest or r["version"] in tagged]
         if len(kept) == LIMITS.versions_per_name_max:
             free = [r for r in kept if r["version"] not in tagged]
@@ -95,10 +114,51 @@ class Naive:
         tags = self.tags.get(record["name"])
         return {**record, "tags": dict(sorted(tags.items()))} if tags else record
 
+    def unsourced(self, record: dict[str, Any]) -> dict[str, Any]:
+        """As a read shows it."""
+        least_ms, since_ms = self.settings["unsourced_after_ms"], self.marks.get(record["content"])
+        if not least_ms or since_ms is None or self.time_ms - since_ms < least_ms:
+            return record
+        return {**record, "unsourced_ms": self.time_ms - since_ms}
+
     def set_retention(self, op: dict[str, Any]) -> Any:
-        if op["versions_kept"] is not None:
-            self.versions_kept = op["versions_kept"]
-        return {"versions_kept": self.versions_kept}
+        for key in self.settings:
+            if op.get(key) is not None:
+                self.settings[key] = op[key]
+        if self.swept or self.marks:
+            self.due_ms = self.time_ms
+        return dict(self.settings)
+
+    @property
+    def swept(self) -> bool:
+        settings = self.settings
+        return bool(settings["unsourced_after_ms"] or settings["remove_unsourced_after_ms"])
+
+    def served(self, content: bytes) -> bool:
+        return any(content in lease.contents for lease in self.leases.values())
+
+    def end_of_entry(self) -> None:
+        """All names fit one slice here."""
+        bound = {r["content"] for kept in self.names.values() for r in kept}
+        self.marks = {content: at for content, at in self.marks.items() if content in bound}
+        if self.due_ms is None or self.time_ms < self.due_ms:
+            return
+        if not self.swept:
+            self.marks, self.due_ms = {}, None
+            return
+        limit_ms = self.settings["remove_unsourced_after_ms"]
+        for name in sorted(self.names, key=str.encode):
+            for record in self.names[name]:
+                if not self.served(record["content"]):
+                    since_ms = self.marks.setdefault(record["content"], self.time_ms)
+                    tagged = self.tags.get(name, {}).values()
+                    over = limit_ms and self.time_ms - since_ms >= limit_ms
+                    if over and record["version"] not in tagged:
+                        self.remove({"name": f"{name}@v{record['version']}"})
+        bound = {r["content"] for kept in self.names.values() for r in kept}
+        self.marks = {content: at for content, at in self.marks.items() if content in bound}
+        times = [self.settings["unsourced_after_ms"], limit_ms]
+        self.due_ms = self.time_ms + max(1_000, min(t for t in times if t) // 8)
 
     def tag(self, op: dict[str, Any]) -> Any:
         found = [r for r in self.names.get(op["name"], []) if r["version"] == op["version"]]
@@ -155,6 +215,7 @@ class Naive:
         lease.expires_ms = self.time_ms + op["lease_ms"]
         lease.contents[content] = op["complete"] or lease.contents.get(content, False)
         self.leases[peer] = lease
+        self.marks.pop(content, None)
         return {"lease_ms": op["lease_ms"]}
 
     def complete(self, op: dict[str, Any]) -> Any:
@@ -218,10 +279,10 @@ class MachineAgainstModel(RuleBasedStateMachine):
     def join(self, op: dict[str, Any]) -> None:
         self.write(op)
 
-    @rule(op=retentions)
+    @rule(op=retentions | unsourced)
     def set_retention(self, op: dict[str, Any]) -> None:
         self.write(op)
-        assert self.machine.query(Retention()) == self.model.set_retention(op)
+        assert self.machine.query(Retention()) == self.model.settings
 
     @rule(op=tag_words)
     def move_a_tag(self, op: dict[str, Any]) -> None:
@@ -240,12 +301,14 @@ class MachineAgainstModel(RuleBasedStateMachine):
         entry = Logged(0, ((1, self.seq, self.seq, op),))
         (reply,) = self.machine.apply(self.machine.applied + 1, entry.pack()).replies
         assert reply.get("ok", reply.get("error")) == self.model.apply(op)
+        self.model.end_of_entry()
 
     @rule(step_ms=st.sampled_from([1, 500, 999, 1_000, 3_000]))
     def tick(self, step_ms: int) -> None:
         time_ms = self.model.time_ms + step_ms
         self.machine.apply(self.machine.applied + 1, Logged(time_ms, ()).pack())
         self.model.tick(time_ms)
+        self.model.end_of_entry()
 
     @rule()
     def restart(self) -> None:
@@ -254,7 +317,7 @@ class MachineAgainstModel(RuleBasedStateMachine):
     @rule(prefix=st.sampled_from(["", "a", "a/", "b", "z"]), after=names | st.just(""))
     def page(self, prefix: str, after: str) -> None:
         found = [
-            self.model.shown(self.model.names[name][-1])
+            self.model.unsourced(self.model.shown(self.model.names[name][-1]))
             for name in sorted(self.model.names, key=str.encode)
             if name.startswith(prefix) and name.encode() > after.encode()
         ]
@@ -271,9 +334,11 @@ class MachineAgainstModel(RuleBasedStateMachine):
             with pytest.raises(NotFound):
                 self.machine.query(Lookup(name=name))
         else:
-            assert self.machine.query(Lookup(name=name)) == {"files": [self.model.shown(kept[-1])]}
+            assert self.machine.query(Lookup(name=name)) == {
+                "files": [self.model.unsourced(self.model.shown(kept[-1]))]
+            }
         for record in kept:
-            shown = {"files": [self.model.shown(record)]}
+            shown = {"files": [self.model.unsourced(self.model.shown(record))]}
             versioned = f"{name}@v{record['version']}"
             assert self.machine.query(Lookup(name=versioned)) == shown
             for tag, version in self.model.tags.get(name, {}).items():
@@ -283,7 +348,7 @@ class MachineAgainstModel(RuleBasedStateMachine):
     @rule(content=contents)
     def lookup_content(self, content: bytes) -> None:
         found = [
-            record
+            self.model.unsourced(record)
             for name in sorted(self.model.names, key=str.encode)
             for record in self.model.names[name]
             if record["content"] == content

@@ -60,9 +60,20 @@ def test_who_follows_a_tag_gets_what_it_means_and_nothing_else(own_machine: Path
             gone = json.loads(run("untag", "models/a@next", "--json").output)
             assert (gone["tag"], gone["version"], gone["tags"]) == ("next", 3, {"stable": 3})
             assert run("untag", "models/a@next").exit_code == 1
-            assert run("retention").output == "versions  up to 16 of a name\n"
+            assert run("retention").output.splitlines() == [
+                "versions  up to 16 of a name",
+                "unsourced  shown never",
+                "unsourced  removed never",
+            ]
             assert "the newest 2 of a name" in run("retention", "--versions", 2).output
-            assert json.loads(run("retention", "--json").output) == {"versions_kept": 2}
+            assert (
+                "removed after 3600 s" in run("retention", "--remove-unsourced-after", 3600).output
+            )
+            assert json.loads(run("retention", "--json").output) == {
+                "versions_kept": 2,
+                "unsourced_after_s": 0.0,
+                "remove_unsourced_after_s": 3600.0,
+            }
             assert run("retention", "--no-versions").exit_code == 0
             assert client.retention().versions_kept == 0
             with changes:

@@ -277,7 +277,7 @@ def test_tables_that_are_written_are_remembered_no_more() -> None:
     wanted = whole(driver)
     cursor = driver.machine.begin_snapshot()
     read = b"".join(cursor.next(1) or b"" for _ in range(6))
-    left = "leases+members+sessions+replies"
+    left = "leases+members+sessions+replies+settings+marks+sweep"
     assert repr(cursor) == f"<SnapshotCursor applied=5 left={left} kept=0>"
 
     driver.ok(publish("zz", "z"))

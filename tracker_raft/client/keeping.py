@@ -7,7 +7,7 @@ from typing import Any
 
 from tracker_raft import commands
 from tracker_raft.client.call import Reply
-from tracker_raft.client.reading import read_reply
+from tracker_raft.client.reading import milliseconds, read_reply
 from tracker_raft.client.results import Kept, Tagged
 from tracker_raft.commands import FileRecord, Level
 
@@ -66,17 +66,35 @@ class KeepingCalls:
         return read_reply(operation, reply, _kept_of)
 
     def set_retention(
-        self, *, versions_kept: int | None = None, deadline_s: float | None = None
+        self,
+        *,
+        versions_kept: int | None = None,
+        unsourced_after_s: float | None = None,
+        remove_unsourced_after_s: float | None = None,
+        deadline_s: float | None = None,
     ) -> Kept:
         """Set it for the whole cluster; what is set then.
 
         ``versions_kept``: of each name the newest so many stay when the next one is published, and
-        those with a tag; 0: as many as fit; None: as it is.
+        those with a tag; 0: as many as fit. ``unsourced_after_s``: a version that no peer has
+        served for so long says so in its record; 0: never. ``remove_unsourced_after_s``: if it has
+        no tag, it is removed after so long; 0: never. None: as it is.
         """
-        operation = commands.SetRetention(versions_kept)
+        mark_ms, remove_ms = (
+            None if seconds is None else milliseconds(what, seconds)
+            for what, seconds in (
+                ("unsourced_after_s", unsourced_after_s),
+                ("remove_unsourced_after_s", remove_unsourced_after_s),
+            )
+        )
+        operation = commands.SetRetention(versions_kept, mark_ms, remove_ms)
         reply = self.call(operation, deadline_s=deadline_s)
         return read_reply(operation, reply, _kept_of)
 
 
 def _kept_of(body: dict[str, Any]) -> Kept:
-    return Kept(int(body["versions_kept"]))
+    return Kept(
+        int(body["versions_kept"]),
+        int(body["unsourced_after_ms"]) / 1000,
+        int(body["remove_unsourced_after_ms"]) / 1000,
+    )

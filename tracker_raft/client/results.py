@@ -33,6 +33,10 @@ class Kept:
 
     versions_kept: int
     """The newest so many of each name, and those with a tag; 0: as many as fit."""
+    unsourced_after_s: float = 0.0
+    """What nobody has served for so long is shown so; 0: never."""
+    remove_unsourced_after_s: float = 0.0
+    """And removed after so long, if it has no tag; 0: never."""
 
 
 @dataclass(frozen=True, slots=True)

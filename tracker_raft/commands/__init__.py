@@ -54,6 +54,7 @@ from tracker_raft.commands.files import (
     Watch,
 )
 from tracker_raft.commands.keeping import (
+    UNSOURCED_MAX_MS,
     VERSIONS_KEPT_MAX,
     Retention,
     SetRetention,
@@ -102,6 +103,7 @@ __all__ = [
     "PIECE_BYTES_MIN",
     "READS",
     "RENEW_MANY",
+    "UNSOURCED_MAX_MS",
     "VERSIONS_KEPT_MAX",
     "VERSION_MAX",
     "WRITES",

@@ -1,4 +1,4 @@
-"""Operations on what is kept of names: moving tags, and how many versions. Pure."""
+"""Operations on what is kept of names: moving tags, how many versions, and for how long. Pure."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from tracker_raft.commands.operation import Operation
 from tracker_raft.config import MachineLimits
 
 VERSIONS_KEPT_MAX: Final = MachineLimits().versions_per_name_max
+UNSOURCED_MIN_MS: Final = 1_000
+UNSOURCED_MAX_MS: Final = 10 * 366 * 86_400_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,14 +67,22 @@ class SetRetention(Operation):
     versions_kept: int | None = None
     """Of each name the newest so many, applied when the next one is published; those with a tag
     stay besides. 0: as many as fit. None: as it is."""
+    unsourced_after_ms: int | None = None
+    """Versions that nobody has served for so long are shown as such. 0: never. None: as it is."""
+    remove_unsourced_after_ms: int | None = None
+    """And those without a tag removed after so long. 0: never. None: as it is."""
 
     def __post_init__(self) -> None:
         if self.versions_kept is not None:
             check_int("versions_kept", self.versions_kept, 0, VERSIONS_KEPT_MAX)
+        for what in ("unsourced_after_ms", "remove_unsourced_after_ms"):
+            value = getattr(self, what)
+            if value is not None and check_int(what, value, 0, UNSOURCED_MAX_MS):
+                check_int(what, value, UNSOURCED_MIN_MS, UNSOURCED_MAX_MS)
 
 
 @dataclass(frozen=True, slots=True)
 class Retention(Operation):
-    """What is set by :class:`SetRetention`. Reply: ``{"versions_kept": int}``, 0 for not set."""
+    """What is set by :class:`SetRetention`. Reply: all of its fields, 0 for not set."""
 
     op: ClassVar[str] = "retention"

@@ -25,6 +25,9 @@ class FileRecord:
     tags: tuple[tuple[str, int], ...] = ()
     """All tags of the name, not only of this version, and the versions that they mean. Told where
     one looks by name or lists."""
+    unsourced_ms: int = 0
+    """For how long nobody has served this content, as far as it was noticed; 0 for shorter than
+    what is set (``unsourced_after_ms``)."""
 
     def to_wire(self) -> dict[str, Any]:
         message: dict[str, Any] = {
@@ -39,6 +42,8 @@ class FileRecord:
         }
         if self.tags:
             message["tags"] = dict(self.tags)
+        if self.unsourced_ms:
+            message["unsourced_ms"] = self.unsourced_ms
         return message
 
     @classmethod
@@ -46,6 +51,7 @@ class FileRecord:
         try:
             tags = tuple((str(tag), int(at)) for tag, at in message.get("tags", {}).items())
             values = [*(message[field] for field in _FILE_FIELDS), tags]
+            values.append(int(message.get("unsourced_ms", 0)))
             return cls(*values)
         except KeyError as error:
             raise BadRequest(f"file record lacks {error}") from None
@@ -58,7 +64,8 @@ class FileRecord:
         return f"{self.name}@v{self.version}"
 
 
-_FILE_FIELDS = tuple(spec.name for spec in dataclasses.fields(FileRecord) if spec.name != "tags")
+_FILE_FIELDS = tuple(spec.name for spec in dataclasses.fields(FileRecord))[:8]
+"""Those that always stand in a record."""
 
 
 @dataclass(frozen=True, slots=True)

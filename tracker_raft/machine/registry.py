@@ -15,26 +15,22 @@ Millions of names must fit in memory and must not slow the garbage collector, wh
 object that can refer to others. So a name's history is **one byte string**
 (:mod:`tracker_raft.machine.names`); it is also what the digest hashes and what a snapshot holds.
 They stand in a plain dict, which the collector passes over as long as it holds nothing but text and
-bytes; a subclass of dict would be walked. The names in order are a sorted list beside it. The index
-by content is a plain dict of content to name, for a content has one name as a rule; the others are
-in one sorted list of ``content + name`` for the whole registry: no set or list per content, and the
-names of one content stand in order by themselves. UTF-8 sorts as code points do, so byte order and
-the order of Python strings are the same.
+bytes; a subclass of dict would be walked. The names in order are a sorted list beside it. UTF-8
+sorts as code points do, so byte order and the order of Python strings are the same.
 """
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from itertools import islice
 from typing import Any, Final
 
 import msgpack
 from sortedcontainers import SortedList
 
-from tracker_raft.changes import TAGGED, UNTAGGED
+from tracker_raft.changes import TAGGED, UNTAGGED, Place
 from tracker_raft.commands import (
-    CONTENT_ID_BYTES,
     FileRecord,
     List,
     NewFile,
@@ -47,8 +43,10 @@ from tracker_raft.commands import (
 from tracker_raft.config import MachineLimits
 from tracker_raft.errors import BadRequest, Conflict, LimitReached, NotFound
 from tracker_raft.machine import names as naming
+from tracker_raft.machine.content_index import ContentIndex
 from tracker_raft.machine.digest import Digest
 from tracker_raft.machine.history import ChangeHistory
+from tracker_raft.machine.marks import Marks
 from tracker_raft.machine.names import History, Tags, not_found, room
 from tracker_raft.machine.settings import Settings
 from tracker_raft.machine.snapshot_cursor import Row, Table
@@ -67,7 +65,12 @@ class Registry:
     """All names. Methods that change it check first, so a refusal has changed nothing."""
 
     def __init__(
-        self, limits: MachineLimits, digest: Digest, changes: ChangeHistory, settings: Settings
+        self,
+        limits: MachineLimits,
+        digest: Digest,
+        changes: ChangeHistory,
+        settings: Settings,
+        marks: Marks,
     ) -> None:
         self.versions = 0
         """Versions of all names together."""
@@ -75,13 +78,10 @@ class Registry:
         self._digest = digest
         self._changes = changes
         self._settings = settings
+        self._marks = marks
         self._files: dict[str, bytes] = {}
         self._names: SortedList[str] = SortedList()
-        self._by_content: dict[bytes, str] = {}
-        """One of the names that each content has; which one follows from the past, and shows
-        nowhere."""
-        self._more_by_content: SortedList[bytes] = SortedList()
-        """``content + name`` of all others."""
+        self._contents = ContentIndex()
         self._pack = msgpack.Packer(use_bin_type=True).pack
 
     def __len__(self) -> int:
@@ -94,6 +94,7 @@ class Registry:
         if wanted.name not in self._files:
             return self._bind(wanted)
         history = self._check_bound(wanted)
+        self._marks.forget(wanted.content)  # who publishes it is about to serve it
         newest = history.kept[-1]
         if newest.content == wanted.content:
             return {"file": newest.to_wire(), "created": False}
@@ -153,7 +154,8 @@ class Registry:
         packed = self._files[name] = self._pack((1, (row,)))
         self._digest.add("file", name, packed)
         self._names.add(name)
-        self._index(content, name)
+        self._marks.forget(content)
+        self._contents.add(content, name)
         self._changes.published(name, row)
         self.versions += 1
         return {"file": record, "created": True}
@@ -185,10 +187,11 @@ class Registry:
         self._files.update(zip(names, packed, strict=True))
         self._digest.add_many([("file", *both) for both in zip(names, packed, strict=True)])
         self._names.update(names)
-        first_of = self._by_content.setdefault
+        first_of = self._contents.one.setdefault
         for file in files:
             if first_of(file[1], file[0]) is not file[0]:  # another name has it
-                self._index(file[1], file[0])
+                self._marks.forget(file[1])  # only then it can have a mark
+                self._contents.add(file[1], file[0])
         self._changes.published_many(names, rows)
         self.versions += len(files)
 
@@ -218,6 +221,24 @@ class Registry:
         remaining = [] if version is None else [r for r in kept if r.version != version]
         self._replace(name, history, history.highest, remaining)
         return {"removed": [record.to_wire() for record in removed]}
+
+    def take_away(self, name: str, versions: Sequence[int], place: Place) -> int:
+        """Remove these versions of ``name`` but those with a tag, each a change of its own from
+        ``place`` on, all together one change if no other is left; how many changes that made."""
+        index, position = place
+        history = self._history(name)
+        tagged = dict.fromkeys(version for _, version in history.tags)
+        going = [version for version in versions if version not in tagged]
+        if len(going) == len(history.kept):
+            self._changes.place = place
+            self._replace(name, history, history.highest, [])
+            return 1
+        for at, version in enumerate(going):
+            self._changes.place = index, position + at
+            remaining = [record for record in history.kept if record.version != version]
+            self._replace(name, history, history.highest, remaining)
+            history = self._history(name)
+        return len(going)
 
     def tag(self, wanted: Tag) -> dict[str, Any]:
         """Raises :class:`NotFound`, :class:`Conflict` or :class:`LimitReached`."""
@@ -275,32 +296,11 @@ class Registry:
         contents_before = dict.fromkeys(record.content for record in before)
         contents_after = dict.fromkeys(record.content for record in after)
         for content in contents_before:
-            if content not in contents_after:
-                self._unindex(content, name)
+            if content not in contents_after and self._contents.remove(content, name):
+                self._marks.forget(content)
         for content in contents_after:
             if content not in contents_before:
-                self._index(content, name)
-
-    def _index(self, content: bytes, name: str) -> None:
-        if self._by_content.setdefault(content, name) != name:
-            self._more_by_content.add(content + name.encode())
-
-    def _unindex(self, content: bytes, name: str) -> None:
-        if self._by_content[content] != name:
-            self._more_by_content.remove(content + name.encode())
-            return
-        del self._by_content[content]
-        for key in self._more_by_content.irange(content, content + b"\xff"):
-            self._more_by_content.remove(key)
-            self._by_content[content] = key[CONTENT_ID_BYTES:].decode()
-            break
-
-    def _names_of(self, content: bytes) -> Iterator[str]:
-        """In order."""
-        one = self._by_content.get(content)
-        if one is not None:
-            keys = self._more_by_content.irange(content, content + b"\xff")
-            yield from heapq.merge((one,), (key[CONTENT_ID_BYTES:].decode() for key in keys))
+                self._contents.add(content, name)
 
     # -- reads ------------------------------------------------------------------------------------
 
@@ -316,7 +316,7 @@ class Registry:
         At most :data:`LOOKUP_FILES_MAX`; ``more`` says whether there are others. Without tags.
         """
         files: list[dict[str, Any]] = []
-        for name in self._names_of(content):
+        for name in self._contents.names_of(content):
             kept = [record for record in self._history(name).kept if record.content == content]
             files += [replace(r, tags=()).to_wire() if r.tags else r.to_wire() for r in kept]
             if len(files) > LOOKUP_FILES_MAX:
@@ -339,6 +339,14 @@ class Registry:
             tag_bytes += sum(len(tag) + _TAG_BYTES for tag, _ in newest.tags)
             files.append(newest.to_wire())
         return {"files": files, "more": False}
+
+    def names_after(self, name: str, limit: int) -> list[str]:
+        """The next names in order, from the first for an empty ``name``."""
+        return list(islice(self._names.irange(name or None, inclusive=(False, True)), limit))
+
+    def versions_of(self, name: str) -> Sequence[FileRecord]:
+        """Oldest first."""
+        return self._history(name).kept
 
     def _history(self, name: str) -> History:
         """Empty for a name that is not bound."""
@@ -364,7 +372,7 @@ class Registry:
             versions = msgpack.unpackb(packed)[1]
             self.versions += len(versions)
             for content in dict.fromkeys(row[1] for row in versions):
-                self._index(content, name)
+                self._contents.add(content, name)
 
 
 def _require_expected(wanted: Tag | Untag, found: int) -> None:

@@ -7,11 +7,13 @@ snapshot of one that knows no settings.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, Final
 
 from tracker_raft.commands import SetRetention
 from tracker_raft.machine.digest import Digest
 from tracker_raft.machine.snapshot_cursor import Row, Table
+
+KEYS: Final = ("versions_kept", "unsourced_after_ms", "remove_unsourced_after_ms")
 
 
 class Settings:
@@ -26,10 +28,22 @@ class Settings:
         """Of a name, versions without a tag; 0: as many as fit."""
         return self._values.get("versions_kept", 0)
 
+    @property
+    def unsourced_after_ms(self) -> int:
+        """Of logical time without a source, until that is shown; 0: never."""
+        return self._values.get("unsourced_after_ms", 0)
+
+    @property
+    def remove_unsourced_after_ms(self) -> int:
+        """Until a version is removed; 0: never."""
+        return self._values.get("remove_unsourced_after_ms", 0)
+
     def change(self, wanted: SetRetention) -> dict[str, Any]:
         """What is set then, as :meth:`shown` tells it."""
-        if wanted.versions_kept is not None:
-            self._set("versions_kept", wanted.versions_kept)
+        for key in KEYS:
+            value = getattr(wanted, key)
+            if value is not None:
+                self._set(key, value)
         return self.shown()
 
     def _set(self, key: str, value: int) -> None:
@@ -45,7 +59,7 @@ class Settings:
 
     def shown(self) -> dict[str, Any]:
         """All of them, 0 for what is not set."""
-        return {"versions_kept": self.versions_kept}
+        return {key: self._values.get(key, 0) for key in KEYS}
 
     # -- snapshot ---------------------------------------------------------------------------------
 

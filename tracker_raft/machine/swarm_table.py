@@ -208,6 +208,10 @@ class SwarmTable:
             keys += self._swarms.islice(first, first + stop - end)
         return {"peers": [self._record(key).to_wire() for key in keys], "total": total}
 
+    def has(self, content: bytes) -> bool:
+        """Whether a peer serves it, be it a part."""
+        return content in self._sizes
+
     def _record(self, key: bytes) -> PeerRecord:
         _, complete, peer = _parts(key)
         lease = self._leases[peer]

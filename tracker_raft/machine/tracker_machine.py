@@ -7,7 +7,8 @@ Rules
   dict was filled (a machine restored from a snapshot filled it in another).
 * :meth:`TrackerMachine.apply` never raises, whatever the bytes. A refusal is a reply.
 * An entry's time comes first, then what it ends (leases, then sessions), then its operations in
-  order. Time never goes back: an entry of a leader with an older time finds the time there is.
+  order, then what nobody serves any more (:mod:`~tracker_raft.machine.sweep`). Time never goes
+  back: an entry of a leader with an older time finds the time there is.
 * What this version does not know stops the node **before** anything of the entry is applied, and
   so does a cluster version above its own (:mod:`tracker_raft.versions`).
   Passing over it would leave this replica different from those that know it.
@@ -60,12 +61,14 @@ from tracker_raft.entries import LoggedOperation, unpack_entry
 from tracker_raft.errors import BadRequest, Damaged, P2PError, Unsupported
 from tracker_raft.machine.digest import Digest
 from tracker_raft.machine.history import ChangeHistory
+from tracker_raft.machine.marks import Marks
 from tracker_raft.machine.registry import Registry
 from tracker_raft.machine.restoring import Restoring
 from tracker_raft.machine.sessions import SessionTable
 from tracker_raft.machine.settings import Settings
 from tracker_raft.machine.snapshot_cursor import SnapshotCursor
 from tracker_raft.machine.swarm_table import SwarmTable
+from tracker_raft.machine.sweep import Sweep
 from tracker_raft.machine.vocabulary import SessionWrite, parse, unknown, width
 from tracker_raft.versions import NEWEST, OLDEST, RAISE_VERSION
 
@@ -102,8 +105,11 @@ class TrackerMachine:
         self._limits = limits
         self._changed: Callable[[], None] | None = None
         self._settings = Settings(self._digest)
-        self._registry = Registry(limits, self._digest, self.changes, self._settings)
+        self._marks = Marks(self._digest)
+        tables = self._digest, self.changes, self._settings, self._marks
+        self._registry = Registry(limits, *tables)
         self._swarm = SwarmTable(limits, self._digest)
+        self._sweep = Sweep(self._settings, self._marks, self._registry, self._swarm, self._digest)
         self._sessions = SessionTable(limits, self._digest)
 
     # -- writes -----------------------------------------------------------------------------------
@@ -130,11 +136,13 @@ class TrackerMachine:
             self._sessions.expire(self.time_ms)
         horizon, kept = self.changes.horizon, len(self.changes)
         positions: list[int] | None = None
+        end = len(decoded.operations)
         if any(one.body.get("op") == PublishMany.op for one in decoded.operations):
             widths = (width(one.body) for one in decoded.operations)
-            positions = list(accumulate(widths, initial=0))[:-1]
+            *positions, end = accumulate(widths, initial=0)
         places = range(len(decoded.operations)) if positions is None else positions
         replies = [self._answer(*one) for one in zip(places, decoded.operations, strict=True)]
+        self._sweep.run(self.time_ms, (index, end))
         if self._changed and (len(self.changes) != kept or self.changes.horizon != horizon):
             self._changed()
         return Applied(tuple(replies), positions=positions)
@@ -179,7 +187,9 @@ class TrackerMachine:
             case PublishMany():
                 return self._registry.publish_many(operation.files)
             case Join():
-                return self._swarm.join(operation, self.time_ms)
+                joined = self._swarm.join(operation, self.time_ms)
+                self._marks.forget(operation.content)
+                return joined
             case Complete():
                 return self._swarm.complete(operation)
             case Leave():
@@ -191,7 +201,9 @@ class TrackerMachine:
             case Untag():
                 return self._registry.untag(operation)
             case SetRetention():
-                return self._settings.change(operation)
+                shown = self._settings.change(operation)
+                self._sweep.begin(self.time_ms)
+                return shown
             case CloseSession():
                 self._sessions.close(operation.target)
                 return {}
@@ -223,6 +235,7 @@ class TrackerMachine:
             machine._registry.load(row for _, row in table.after(None) if row is not None)
         for table in self._settings.tables():
             machine._settings.load(row for _, row in table.after(None) if row is not None)
+        machine._sweep.begin(machine.time_ms)
         return machine
 
     # -- reads ------------------------------------------------------------------------------------
@@ -235,16 +248,18 @@ class TrackerMachine:
         """
         match operation:
             case Lookup(content=b""):
-                return {"files": [self._registry.by_name(operation.name).to_wire()]}
+                found = {"files": [self._registry.by_name(operation.name).to_wire()]}
             case Lookup():
-                return self._registry.by_content(operation.content)
+                found = self._registry.by_content(operation.content)
             case List():
-                return self._registry.page(operation)
+                found = self._registry.page(operation)
             case Peers():
                 return self._swarm.peers(operation)
             case Retention():
                 return self._settings.shown()
-        raise BadRequest(f"{operation.op!r} is not a read")
+            case _:
+                raise BadRequest(f"{operation.op!r} is not a read")
+        return self._sweep.show(found, self.time_ms)
 
     def lease_left_ms(self, peer: str) -> int | None:
         """Logical time until the lease of ``peer`` ends; None when it has none."""
@@ -252,8 +267,9 @@ class TrackerMachine:
         return None if expires_ms is None else expires_ms - self.time_ms
 
     def next_expiry_ms(self) -> int | None:
-        """The earliest logical time at which a lease or session ends; None when there is none."""
-        times = (self._swarm.next_expiry_ms(), self._sessions.next_expiry_ms())
+        """The earliest logical time at which something ends or a sweep is due; None: at none."""
+        ends = (self._swarm.next_expiry_ms(), self._sessions.next_expiry_ms())
+        times = (*ends, self._sweep.due_ms)
         return min((time_ms for time_ms in times if time_ms is not None), default=None)
 
     @property
@@ -320,8 +336,9 @@ class TrackerMachine:
         if self.version > OLDEST:
             head["cluster_version"] = self.version
         # The changes first: they are soon written, and what comes after is not remembered.
-        parts = (self.changes, self._registry, self._swarm, self._sessions, self._settings)
-        tables = [table for part in parts for table in part.tables()]
+        parts = (self.changes, self._registry, self._swarm, self._sessions)
+        more = (self._settings, self._marks, self._sweep)
+        tables = [table for part in (*parts, *more) for table in part.tables()]
         return SnapshotCursor(head, self.state_hash, tables, self._digest, tracked=tracked)
 
     @classmethod
@@ -364,6 +381,10 @@ class TrackerMachine:
                 self._sessions.load_sessions(body)
             case "settings":
                 self._settings.load(body)
+            case "marks":
+                self._marks.load(body)
+            case "sweep":
+                self._sweep.load(body)
             case "replies":
                 self._sessions.load_replies(body)
             case "end" if body["state_hash"] != self.state_hash:
