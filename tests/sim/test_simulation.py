@@ -22,7 +22,7 @@ from tests.sim.stale_acknowledgements import Story  # noqa: E402
 FIXED_SEEDS = 200
 FRESH_SEEDS = 20
 FLIPPED_SEEDS = 20
-MEMBER_SEEDS = 60
+MEMBER_SEEDS = 40
 STORY_SEEDS = range(12)
 CAUGHT_BY: dict[str, tuple[int, ...]] = {
     "the library as published": tuple(range(15, 40)),
