@@ -34,18 +34,21 @@ The package stands by itself: it imports nothing from ``peer``.
 from tracker_raft.changes import Change
 from tracker_raft.client import Page, Published, Swarm, TrackerClient, Watch
 from tracker_raft.cluster import Cluster
-from tracker_raft.commands import FileRecord, Level, PeerRecord
+from tracker_raft.commands import FileRecord, Level, NewFile, PeerRecord
 from tracker_raft.config import Address, ClientConfig
 from tracker_raft.errors import (
+    BadRequest,
     Compacted,
     Conflict,
     LimitReached,
+    NoLeader,
     NotFound,
     NoTracker,
     OutcomeUnknown,
     P2PError,
     Refused,
     Unavailable,
+    Unsupported,
 )
 from tracker_raft.versions import SOFTWARE
 
@@ -53,6 +56,7 @@ __version__ = SOFTWARE
 
 __all__ = [
     "Address",
+    "BadRequest",
     "Change",
     "ClientConfig",
     "Cluster",
@@ -61,6 +65,8 @@ __all__ = [
     "FileRecord",
     "Level",
     "LimitReached",
+    "NewFile",
+    "NoLeader",
     "NoTracker",
     "NotFound",
     "OutcomeUnknown",
@@ -72,5 +78,6 @@ __all__ = [
     "Swarm",
     "TrackerClient",
     "Unavailable",
+    "Unsupported",
     "Watch",
 ]

@@ -37,7 +37,7 @@ def log_word(lines: int, trackers: str | None, data_dir: Path | None, as_json: b
 
     Each line: index and position in the log, term, logical time, then the operation, with the
     request session and number it was sent with. A '?' marks what is not known to be committed.
-    With one --tracker, or where only one lives, it is that one's log.
+    With one address in --trackers, or where only one lives, it is that one's log.
 
     \b
     Examples:

@@ -61,7 +61,9 @@ def untag(reference: str, trackers: str | None, as_json: bool) -> None:
       p2p-cluster untag models/a@candidate
     """
     try:
-        name, _, word = reference.rpartition("@")
+        name, divided, word = reference.rpartition("@")
+        if not divided:
+            raise BadRequest(f"{reference!r} names no tag, expected NAME@TAG")
         Untag(name, word)
     except BadRequest as error:
         raise click.UsageError(str(error)) from None

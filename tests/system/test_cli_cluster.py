@@ -27,7 +27,7 @@ WORDS = (
 )
 STATUS_KEYS = [
     *("id", "role", "pid", "endpoint", "raft", "term", "commit", "applied", "state_hash"),
-    *("snapshot", "log_entries", "log_bytes", "leader_silent_ms", "refused"),
+    *("snapshot", "log_entries", "log_bytes", "leader_silent_ms", "disk_full", "refused"),
     *("cluster_version", "software"),
     *("alive", "paused", "reachable", "lag"),
 ]

@@ -85,6 +85,9 @@ def test_a_node_of_another_machine_joins_and_is_removed(p2p: Command, tmp_path: 
             assert founder.returncode == 0 and "n1 votes" in founder.stdout, founder.stderr
             nowhere = p2p("add-node", "--trackers", trackers)
             assert nowhere.returncode == 2 and "HOST:PORT of the new node" in nowhere.stderr
+            nobody = p2p("add-node", "127.0.0.1:1", "--trackers", trackers)
+            assert nobody.returncode == 1, nobody.stderr
+            assert "no node to be added answers at 127.0.0.1:1" in nobody.stderr
             added = p2p("add-node", endpoint, "--trackers", trackers)
             assert added.returncode == 0 and "far votes" in added.stdout, added.stderr
             with TrackerClient(cluster.endpoints) as client:

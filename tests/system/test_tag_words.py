@@ -105,3 +105,10 @@ def test_a_version_is_nothing_to_follow() -> None:
     assert (check_followed("a"), check_followed("a@stable")) == ("a", "a@stable")
     with pytest.raises(BadRequest, match="a@v1 never means another version"):
         check_followed("a@v1")
+
+
+def test_a_tag_left_out_is_named() -> None:
+    """Broken: who forgets the tag is told about a name of no bytes."""
+    shown = CliRunner().invoke(cli.main, ["untag", "models/a", "--trackers", "127.0.0.1:1"])
+    assert shown.exit_code == 2
+    assert "'models/a' names no tag, expected NAME@TAG" in shown.output

@@ -183,7 +183,13 @@ def _change(requester: Requester, operation: Operation, deadline: Deadline) -> d
 
 
 def _add(requester: Requester, address: Address, deadline: Deadline, tell: Progress) -> str:
-    status = _status(requester, address, deadline)
+    try:
+        status = _status(requester, address, deadline)
+    except NoTracker as error:
+        raise NoTracker(
+            f"no node to be added answers at {address} ({error.message}); nothing was done. Start "
+            f"it there with 'node --join'"
+        ) from error
     node, birth = str(status.get("node")), str(status.get("birth") or "")
     _, leading = _leader_soon(requester, deadline)
     known = next((one for one in _members(leading) if one.node == node), None)

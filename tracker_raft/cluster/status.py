@@ -125,6 +125,7 @@ class NodeReport:
             "log_entries": self.get("log_entries"),
             "log_bytes": self.get("log_bytes"),
             "leader_silent_ms": self.get("leader_silent_ms"),
+            "disk_full": self.get("disk_full"),
             "refused": self.get("refused"),
             "cluster_version": self.get("cluster_version"),
             "software": self.get("software"),
