@@ -238,6 +238,7 @@ def test_status_says_null_for_what_only_a_silent_node_knows() -> None:
         "log_entries": None,
         "log_bytes": None,
         "leader_silent_ms": None,
+        "disk_full": None,
         "refused": None,
         "cluster_version": None,
         "software": None,
