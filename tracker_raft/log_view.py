@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import msgpack
 
-from tracker_raft.entries import unpack_entry
+from tracker_raft.entries import as_map, unpack_entry
 from tracker_raft.errors import P2PError
 
 LogEntry = tuple[bytes, int, int]
@@ -56,5 +56,8 @@ def _described(command: bytes) -> dict[str, Any]:
         entry = unpack_entry(command[1:])
     except P2PError as error:
         return {"note": error.message}
-    operations = [{"session": one.session, "seq": one.seq, **one.body} for one in entry.operations]
+    operations = [
+        {"session": session, "seq": seq, **as_map(body)}
+        for session, seq, _, body in entry.operations
+    ]
     return {"time_ms": entry.time_ms, "operations": operations}

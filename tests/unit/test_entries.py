@@ -7,7 +7,7 @@ from typing import Any
 import msgpack
 import pytest
 
-from tracker_raft.entries import Entry, LoggedOperation, pack_entry, pack_operation, unpack_entry
+from tracker_raft.entries import Entry, pack_entry, pack_operation, unpack_entry
 from tracker_raft.errors import BadRequest, Unsupported
 
 
@@ -19,8 +19,8 @@ def test_what_is_packed_operation_by_operation_reads_back_as_one_entry() -> None
     assert unpack_entry(pack_entry(777, [first, second])) == Entry(
         777,
         (
-            LoggedOperation(3, 12, 11, {"op": "leave", "peer": "p", "content": b"\x01\x02"}),
-            LoggedOperation(0, 0, 0, {"op": "renew", "peers": ("p", "q")}),
+            (3, 12, 11, {"op": "leave", "peer": "p", "content": b"\x01\x02"}),
+            (0, 0, 0, {"op": "renew", "peers": ("p", "q")}),
         ),
     )
 

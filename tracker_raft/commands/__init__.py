@@ -50,8 +50,11 @@ from tracker_raft.commands.files import (
     List,
     Lookup,
     Publish,
+    PublishRow,
     Remove,
     Watch,
+    is_plain,
+    publish_row,
 )
 from tracker_raft.commands.keeping import (
     UNSOURCED_MAX_MS,
@@ -124,6 +127,7 @@ __all__ = [
     "Ping",
     "Publish",
     "PublishMany",
+    "PublishRow",
     "ReadLog",
     "Remove",
     "RemoveNode",
@@ -144,8 +148,10 @@ __all__ = [
     "check_peer",
     "check_tag",
     "check_text",
+    "is_plain",
     "parse",
     "parse_content_hex",
+    "publish_row",
     "split_reference",
     "split_version",
 ]

@@ -15,8 +15,7 @@ from tracker_raft.commands.fields import (
     CONTENT_HEX_CHARS,
     CONTENT_ID_BYTES,
     INTEGER_MAX,
-    PIECE_BYTES_MAX,
-    PIECE_BYTES_MIN,
+    PIECE_BYTES,
     PLAIN_NAME,
 )
 from tracker_raft.commands.files import Publish
@@ -25,10 +24,6 @@ from tracker_raft.errors import BadRequest, TooLarge
 
 BATCH_FILES_MAX: Final = 1_000
 """Files in one operation. Its bytes are bounded as those of any: half of an entry."""
-
-_POWERS: Final = frozenset(
-    1 << bits for bits in range(PIECE_BYTES_MIN.bit_length() - 1, PIECE_BYTES_MAX.bit_length())
-)
 
 
 class NewFile(NamedTuple):
@@ -98,7 +93,7 @@ def _all_plain(files: tuple[Any, ...]) -> bool:
         and max(sizes) <= INTEGER_MAX
         and min(manifests) >= 1
         and max(manifests) <= INTEGER_MAX
-        and _POWERS.issuperset(pieces)
+        and PIECE_BYTES.issuperset(pieces)
         and {*map(type, replaces)} == {bool}
         and {*owners, *groups} == {""}
     )

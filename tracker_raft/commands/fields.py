@@ -16,6 +16,10 @@ CONTENT_ID_BYTES = 32
 INTEGER_MAX = 2**63 - 1
 PIECE_BYTES_MIN = 16 * 1024
 PIECE_BYTES_MAX = 16 * 1024 * 1024
+PIECE_BYTES = frozenset(
+    1 << bits for bits in range(PIECE_BYTES_MIN.bit_length() - 1, PIECE_BYTES_MAX.bit_length())
+)
+"""All that a piece may have: the powers of two."""
 
 VERSION_MAX = 999_999_999
 """Of a name, as it can be asked for."""

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from tracker_raft.commands.fields import (
+    CONTENT_HEX_CHARS,
+    CONTENT_ID_BYTES,
     INTEGER_MAX,
     LABEL_BYTES_MAX,
     NAME_BYTES_MAX,
+    PIECE_BYTES,
     PIECE_BYTES_MAX,
     PIECE_BYTES_MIN,
+    PLAIN_NAME,
     check_bool,
     check_content,
     check_int,
@@ -55,6 +60,54 @@ class Publish(Operation):
         if self.group != "":
             check_text("group", self.group, LABEL_BYTES_MAX)
         check_bool("replace", self.replace)
+
+
+PublishRow = tuple[str, bytes, int, int, int, str, str, bool]
+"""The fields of a :class:`Publish`, in order."""
+
+
+def publish_row(message: Mapping[str, Any]) -> PublishRow:
+    """The fields of a publish in a request map, checked. Raises :class:`BadRequest`.
+
+    What :meth:`Publish.from_wire` would read, without making an object of it: most of all
+    operations are publishes.
+    """
+    get = message.get
+    row: Any = (
+        get("name"),
+        get("content"),
+        get("size"),
+        get("manifest_bytes"),
+        get("piece_bytes"),
+        get("owner", ""),
+        get("group", ""),
+        get("replace", False),
+    )
+    if not is_plain(row):
+        Publish.from_wire(message)  # says what is wrong, if something is
+    checked: PublishRow = row
+    return checked
+
+
+def is_plain(row: tuple[Any, ...]) -> bool:
+    """Whether these eight fields are surely right, as most are. What is not has to be looked at as
+    a :class:`Publish`, which says what is wrong."""
+    name, content, size, manifest_bytes, piece_bytes, owner, group, replace = row
+    return (
+        type(name) is str
+        and len(name) < CONTENT_HEX_CHARS
+        and PLAIN_NAME.fullmatch(name) is not None
+        and type(content) is bytes
+        and len(content) == CONTENT_ID_BYTES
+        and type(size) is type(manifest_bytes) is type(piece_bytes) is int
+        and 0 <= size <= INTEGER_MAX
+        and 1 <= manifest_bytes <= INTEGER_MAX
+        and piece_bytes in PIECE_BYTES
+        and type(owner) is type(group) is str
+        and not owner
+        and not group
+        and type(replace) is bool
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,6 @@ snapshot beside the changes), :mod:`.snapshot_format`, :mod:`.restoring`.
 from tracker_raft.machine.restoring import Restoring
 from tracker_raft.machine.snapshot_cursor import SnapshotCursor
 from tracker_raft.machine.tracker_machine import Applied, TrackerMachine
-from tracker_raft.machine.vocabulary import LOG_WORDS
+from tracker_raft.machine.vocabulary import LOG_WORDS, ROW_WORDS
 
-__all__ = ["LOG_WORDS", "Applied", "Restoring", "SnapshotCursor", "TrackerMachine"]
+__all__ = ["LOG_WORDS", "ROW_WORDS", "Applied", "Restoring", "SnapshotCursor", "TrackerMachine"]

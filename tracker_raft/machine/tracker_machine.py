@@ -57,7 +57,7 @@ from tracker_raft.commands import (
     check_int,
 )
 from tracker_raft.config import MachineLimits
-from tracker_raft.entries import LoggedOperation, unpack_entry
+from tracker_raft.entries import ROWS_SINCE, LoggedOperation, unpack_entry, word_of
 from tracker_raft.errors import BadRequest, Damaged, P2PError, Unsupported
 from tracker_raft.machine.digest import Digest
 from tracker_raft.machine.history import ChangeHistory
@@ -69,8 +69,8 @@ from tracker_raft.machine.settings import Settings
 from tracker_raft.machine.snapshot_cursor import SnapshotCursor
 from tracker_raft.machine.swarm_table import SwarmTable
 from tracker_raft.machine.sweep import Sweep
-from tracker_raft.machine.vocabulary import SessionWrite, parse, unknown, width
-from tracker_raft.versions import NEWEST, OLDEST, RAISE_VERSION
+from tracker_raft.machine.vocabulary import OUTSIDE_SESSIONS, SessionWrite, parse, unknown, width
+from tracker_raft.versions import NEWEST, OLDEST
 
 _LIMITS: Final = MachineLimits()
 
@@ -120,7 +120,7 @@ class TrackerMachine:
         An entry that cannot be read is the same nothing on every replica: no replies, no time.
         """
         try:
-            decoded = unpack_entry(entry)
+            decoded = unpack_entry(entry, rows=self.version >= ROWS_SINCE)
         except Unsupported as error:
             return Applied((), f"entry {index}: {error}; a newer version of this program wrote it")
         except BadRequest:
@@ -137,8 +137,8 @@ class TrackerMachine:
         horizon, kept = self.changes.horizon, len(self.changes)
         positions: list[int] | None = None
         end = len(decoded.operations)
-        if any(one.body.get("op") == PublishMany.op for one in decoded.operations):
-            widths = (width(one.body) for one in decoded.operations)
+        if any(word_of(body) == PublishMany.op for *_, body in decoded.operations):
+            widths = (width(body) for *_, body in decoded.operations)
             *positions, end = accumulate(widths, initial=0)
         places = range(len(decoded.operations)) if positions is None else positions
         replies = [self._answer(*one) for one in zip(places, decoded.operations, strict=True)]
@@ -154,14 +154,9 @@ class TrackerMachine:
     def _answer(self, position: int, logged: LoggedOperation) -> dict[str, Any]:
         """Run one operation, unless its session has the reply already."""
         session, seq, low, body = logged
-        word = body.get("op")
         try:
-            if word == RENEW_MANY:
-                return {"ok": self._swarm.renew(body.get("peers"), self.time_ms)}
-            if word == OpenSession.op:
-                return {"ok": self._sessions.open(self.time_ms)}
-            if word == RAISE_VERSION:
-                return {"ok": self._raise_version(body)}
+            if isinstance(body, dict) and body.get("op") in OUTSIDE_SESSIONS:
+                return {"ok": self._outside(body)}
             recorded = self._sessions.recall(session, seq, low, self.time_ms)
         except P2PError as error:
             return error.to_wire()
@@ -174,6 +169,15 @@ class TrackerMachine:
             reply = error.to_wire()
         self._sessions.record(session, seq, reply)
         return reply
+
+    def _outside(self, body: dict[str, Any]) -> dict[str, Any]:
+        """Run what stands outside of sessions."""
+        word = body["op"]
+        if word == RENEW_MANY:
+            return self._swarm.renew(body.get("peers"), self.time_ms)
+        if word == OpenSession.op:
+            return self._sessions.open(self.time_ms)
+        return self._raise_version(body)
 
     def _raise_version(self, body: dict[str, Any]) -> dict[str, Any]:
         asked = check_int("version", body.get("version"), OLDEST, NEWEST)

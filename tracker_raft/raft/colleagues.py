@@ -20,9 +20,9 @@ from functools import partial
 
 from tracker_raft.commands import INTEGER_MAX, check_int
 from tracker_raft.config import WireLimits
-from tracker_raft.entries import unpack_operation
+from tracker_raft.entries import unpack_operation, word_of
 from tracker_raft.errors import BadRequest, P2PError, TooLarge, UnknownOperation
-from tracker_raft.machine import LOG_WORDS
+from tracker_raft.machine import LOG_WORDS, ROW_WORDS
 from tracker_raft.raft.engine import Engine, Role
 from tracker_raft.raft.intake import NOWHERE, Intake, Position, Reply
 from tracker_raft.raft.reads import ReadBarrier, Waiter
@@ -46,8 +46,10 @@ def check_forwarded(packed: object) -> str:
     """
     if type(packed) is not bytes:
         raise BadRequest("a forwarded operation that is not bytes")
-    word = unpack_operation(packed).body.get("op")
-    if not isinstance(word, str) or word not in LOG_WORDS or word == RAISE_VERSION:
+    _, _, _, body = unpack_operation(packed)
+    word = word_of(body)
+    known = ROW_WORDS if isinstance(body, tuple) else LOG_WORDS
+    if not isinstance(word, str) or word not in known or word == RAISE_VERSION:
         raise UnknownOperation(f"operation {word!a} is not known to the leader; not run")
     return word
 
