@@ -52,7 +52,7 @@ from tracker_raft.entries import ROWS_SINCE, LoggedOperation, unpack_entry, word
 from tracker_raft.errors import BadRequest, Damaged, P2PError, Unsupported
 from tracker_raft.machine.carrying_out import Tables, carry_out
 from tracker_raft.machine.digest import Digest
-from tracker_raft.machine.history import ChangeHistory
+from tracker_raft.machine.history import RUNS_SINCE, ChangeHistory
 from tracker_raft.machine.marks import Marks
 from tracker_raft.machine.publishing import is_candidate, run_together
 from tracker_raft.machine.registry import Registry
@@ -191,8 +191,12 @@ class TrackerMachine:
 
     def _raise_version(self, body: dict[str, Any]) -> dict[str, Any]:
         asked = check_int("version", body.get("version"), OLDEST, NEWEST)
-        self.version = max(self.version, asked)
+        self._is_at(max(self.version, asked))
         return {"version": self.version}
+
+    def _is_at(self, version: int) -> None:
+        self.version = version
+        self.changes.in_runs = version >= RUNS_SINCE
 
     def on_changes(self, changed: Callable[[], None] | None) -> None:
         """Call ``changed`` after each entry that changed the files. It must only take note."""
@@ -214,7 +218,8 @@ class TrackerMachine:
         is to lie beyond all of them (:func:`tracker_raft.raft.founding.next_era`).
         """
         machine = TrackerMachine(self._limits)
-        machine.time_ms, machine.applied, machine.version = self.time_ms, index, self.version
+        machine.time_ms, machine.applied = self.time_ms, index
+        machine._is_at(self.version)
         machine._sessions.opened = index
         machine.changes.horizon = index, 0
         for table in self._registry.tables():
@@ -360,7 +365,7 @@ class TrackerMachine:
                 self.applied, self.time_ms = body["applied"], body["time_ms"]
                 self._sessions.opened = body["sessions_opened"]
                 self.changes.horizon = body["horizon_index"], body["horizon_position"]
-                self.version = body.get("cluster_version", OLDEST)
+                self._is_at(body.get("cluster_version", OLDEST))
             case "files":
                 self._registry.load(body)
             case "changes":
