@@ -185,7 +185,7 @@ class ChangeHistory:
     def _row(self, stored: Stored) -> Row:
         index, position, name, rest = stored
         if isinstance(rest, tuple):
-            rest = self._pack([(at, one, *row) for at, one, row in rest])
+            rest = self._pack(rest)
         return index, position, name, rest
 
     # -- reads ------------------------------------------------------------------------------------
@@ -249,7 +249,7 @@ class ChangeHistory:
             if name:
                 self._store((index, position, name, packed), 1)
             else:
-                run = tuple((at, one, row) for at, one, *row in msgpack.unpackb(packed))
+                run = msgpack.unpackb(packed, use_list=False)
                 self._store((index, position, name, run), len(run))
         self.settle()
 
