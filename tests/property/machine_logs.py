@@ -126,6 +126,14 @@ def broken_bodies(draw: st.DrawFn) -> dict[str, Any]:
 rows = st.tuples(small, small, small, valid_bodies | broken_bodies())
 
 
+def as_array(body: dict[str, Any]) -> Any:
+    """A valid publish as it is logged from cluster version 2 on; anything else as it is."""
+    if body["op"] != "publish":
+        return body
+    row = tuple(body[key] for key in ("name", "content", "size", "manifest_bytes", "piece_bytes"))
+    return ("publish", *row, "", "", True) if body["replace"] else ("publish", *row)
+
+
 @dataclass(frozen=True)
 class Logged:
     """One generated entry."""

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
-from machine_logs import LIMITS, OPEN, Logged, rows, run, valid_bodies
+from machine_logs import LIMITS, OPEN, RISE, Logged, as_array, rows, run, valid_bodies
 
 from tracker_raft.config import MachineLimits
 from tracker_raft.machine import SnapshotCursor, TrackerMachine, snapshot_format
@@ -96,10 +96,11 @@ class SlicesBetweenEntries(RuleBasedStateMachine):
 
     limits = replace(LIMITS, files_max=6, leases_max=4, peers_per_content_max=4)
 
-    @initialize()
-    def start(self) -> None:
+    @initialize(arrays=st.booleans())
+    def start(self, arrays: bool) -> None:
+        self.arrays = arrays
         self.machine = TrackerMachine(self.limits)
-        run(self.machine, [OPEN, OPEN])
+        run(self.machine, [RISE, OPEN, OPEN] if arrays else [OPEN, OPEN])
         self.seqs = {1: 0, 2: 0}
         self.reading: Reading | None = None
 
@@ -118,7 +119,8 @@ class SlicesBetweenEntries(RuleBasedStateMachine):
         for body in bodies:
             self.seqs[session] += 1
             seq = self.seqs[session]
-            chosen.append((session, seq, max(1, seq - waiting), body))
+            said = as_array(body) if self.arrays else body
+            chosen.append((session, seq, max(1, seq - waiting), said))
         self.apply(0, *chosen)
 
     @rule(chosen=st.lists(rows, max_size=3))

@@ -7,7 +7,15 @@ from typing import Any
 import msgpack
 import pytest
 
-from tracker_raft.entries import Entry, pack_entry, pack_operation, unpack_entry
+from tracker_raft.entries import (
+    Entry,
+    as_map,
+    pack_entry,
+    pack_operation,
+    pack_publish,
+    unpack_entry,
+    unpack_operation,
+)
 from tracker_raft.errors import BadRequest, Unsupported
 
 
@@ -90,3 +98,37 @@ def test_bytes_that_are_no_map_are_refused() -> None:
     ):
         with pytest.raises(BadRequest):
             unpack_entry(data)
+
+
+ARRAY = ("publish", "models/a", bytes(32), 1, 9, 16384)
+
+
+def test_a_publish_is_read_back_as_the_array_that_was_packed() -> None:
+    """Broken: a file is bound to something else than what was published."""
+    plain = pack_publish(3, 12, 11, ("models/a", bytes(32), 1, 9, 16384, "", "", False))
+    owned = pack_publish(3, 13, 11, ("models/a", bytes(32), 1, 9, 16384, "me", "", True))
+
+    entry = unpack_entry(pack_entry(5, [plain, owned]))
+
+    assert entry.operations == (
+        (3, 12, 11, ARRAY),
+        (3, 13, 11, (*ARRAY, "me", "", True)),
+    )
+    assert as_map(ARRAY) == {
+        "op": "publish",
+        "name": "models/a",
+        "content": bytes(32),
+        "size": 1,
+        "manifest_bytes": 9,
+        "piece_bytes": 16384,
+    }
+    assert unpack_operation(plain) == entry.operations[0]
+
+
+def test_where_older_software_reads_the_log_an_array_is_garbage_to_all() -> None:
+    """Broken: a tracker of this release and one of the release before read one entry differently,
+    and their states part."""
+    entry = pack_entry(5, [pack_publish(1, 1, 1, (*ARRAY[1:], "", "", False))])  # type: ignore[arg-type]
+
+    with pytest.raises(BadRequest):
+        unpack_entry(entry, rows=False)

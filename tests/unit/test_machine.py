@@ -248,3 +248,46 @@ def test_the_digest_is_of_the_items_and_not_of_the_way_there() -> None:
     one.remove("file", "a", b"1")
     one.remove("file", "b", b"2")
     assert one.hex() == Digest().hex()
+
+
+def _raised(driver: Driver) -> None:
+    body = {"op": "raise_version", "version": 2}
+    assert "ok" in driver.raw(0, 0, 0, body)
+
+
+def test_an_array_is_nothing_until_every_tracker_reads_arrays() -> None:
+    """Broken: while a cluster is upgraded its trackers of two releases come apart."""
+    early, driver = Driver(), Driver()
+    row = (1, 1, 1, ("publish", "a", content("a"), 1, 9, 16384))
+
+    assert early.entry(row).replies == ()
+    assert early.machine.counts()["files"] == 0
+    _raised(driver)
+    (reply,) = driver.entry(row).replies
+    assert reply["ok"]["created"]
+
+
+@pytest.mark.parametrize("body", [("rename", "a", "b"), ("remove", "a")])
+def test_an_array_that_this_version_does_not_know_stops_it(body: tuple[str, ...]) -> None:
+    """Broken: this replica passes over what others do."""
+    driver = Driver()
+    _raised(driver)
+
+    applied = driver.entry((1, 1, 1, body))
+
+    assert applied.stop is not None
+    assert body[0] in applied.stop
+
+
+@pytest.mark.parametrize("body", [(), (7,), ("publish",), ("publish", "a", content("a"), 1, 9)])
+def test_an_array_that_makes_no_sense_is_refused_by_itself(body: tuple[Any, ...]) -> None:
+    """Broken: one malformed operation costs the others of its entry."""
+    driver = Driver()
+    _raised(driver)
+    good = {"op": "publish", "name": "b", "content": content("b"), "size": 1}
+    sound = (1, 2, 2, {**good, "manifest_bytes": 9, "piece_bytes": 16384})
+
+    refused, done = driver.entry((1, 1, 1, body), sound).replies
+
+    assert refused["error"] == "bad_request"
+    assert "ok" in done

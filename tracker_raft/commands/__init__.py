@@ -54,6 +54,7 @@ from tracker_raft.commands.files import (
     Remove,
     Watch,
     is_plain,
+    plain_columns,
     publish_row,
 )
 from tracker_raft.commands.keeping import (
@@ -151,6 +152,7 @@ __all__ = [
     "is_plain",
     "parse",
     "parse_content_hex",
+    "plain_columns",
     "publish_row",
     "split_reference",
     "split_version",

@@ -7,18 +7,10 @@ at again as a :class:`Publish`, which says what is wrong.
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final, NamedTuple
 
-from tracker_raft.commands.fields import (
-    CONTENT_HEX_CHARS,
-    CONTENT_ID_BYTES,
-    INTEGER_MAX,
-    PIECE_BYTES,
-    PLAIN_NAME,
-)
-from tracker_raft.commands.files import Publish
+from tracker_raft.commands.files import Publish, plain_columns
 from tracker_raft.commands.operation import Operation
 from tracker_raft.errors import BadRequest, TooLarge
 
@@ -41,8 +33,6 @@ class NewFile(NamedTuple):
 
 
 _FIELDS: Final = len(NewFile._fields)
-_PLAIN_NAMES: Final = re.compile(f"{PLAIN_NAME.pattern}(?:@{PLAIN_NAME.pattern})*")
-"""Names with what no name has between them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,27 +66,11 @@ def _all_plain(files: tuple[Any, ...]) -> bool:
     Most are; what is not has to be looked at one by one."""
     if not {*map(type, files)} <= {tuple, NewFile} or {*map(len, files)} != {_FIELDS}:
         return False
-    names, contents, sizes, manifests, pieces, owners, groups, replaces = zip(*files, strict=True)
-    if {*map(type, names)} != {str} or {*map(type, contents)} != {bytes}:
-        return False
-    if {*map(type, sizes), *map(type, manifests), *map(type, pieces)} != {int}:
-        return False
+    *columns, owners, groups, replaces = zip(*files, strict=True)
     if {*map(type, owners), *map(type, groups)} != {str}:  # what is looked at below can be hashed
         return False
-    joined = "@".join(names)
-    return (
-        len(max(names, key=len)) < CONTENT_HEX_CHARS
-        and joined.count("@") == len(names) - 1
-        and _PLAIN_NAMES.fullmatch(joined) is not None
-        and {*map(len, contents)} == {CONTENT_ID_BYTES}
-        and min(sizes) >= 0
-        and max(sizes) <= INTEGER_MAX
-        and min(manifests) >= 1
-        and max(manifests) <= INTEGER_MAX
-        and PIECE_BYTES.issuperset(pieces)
-        and {*map(type, replaces)} == {bool}
-        and {*owners, *groups} == {""}
-    )
+    plain = {*map(type, replaces)} == {bool} and {*owners, *groups} == {""}
+    return plain and plain_columns(*columns)
 
 
 def _check(at: int, count: int, file: Any) -> None:

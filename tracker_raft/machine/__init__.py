@@ -1,10 +1,11 @@
 """The replicated state machine: log entries in, replies out. Pure, total, deterministic.
 
 In the order to read them: :mod:`.tracker_machine` (the rules, apply and query),
-:mod:`.vocabulary` (the words of the log), :mod:`.registry` (names and versions), :mod:`.names` (one
-of them), :mod:`.settings` (what an operator has set), :mod:`.swarm_table` (leases and swarms),
-:mod:`.sessions` (exactly once), :mod:`.digest` (the state hash), :mod:`.snapshot_cursor` (a
-snapshot beside the changes), :mod:`.snapshot_format`, :mod:`.restoring`.
+:mod:`.vocabulary` (the words of the log), :mod:`.carrying_out` (what each does), :mod:`.publishing`
+(most of them at once), :mod:`.registry` (names and versions), :mod:`.names` (one of them),
+:mod:`.name_index` (all in order), :mod:`.settings` (what an operator has set), :mod:`.swarm_table`
+(leases and swarms), :mod:`.sessions` (exactly once), :mod:`.digest` (the state hash),
+:mod:`.snapshot_cursor` (a snapshot beside the changes), :mod:`.snapshot_format`, :mod:`.restoring`.
 """
 
 from tracker_raft.machine.restoring import Restoring

@@ -31,7 +31,7 @@ from tracker_raft.changes import PUBLISHED, REMOVED, REPLACED, VERSION_REMOVED, 
 from tracker_raft.commands import FileRecord
 from tracker_raft.config import MachineLimits
 from tracker_raft.errors import Compacted
-from tracker_raft.machine.digest import Digest
+from tracker_raft.machine.digest import WAITING_MAX, Digest
 from tracker_raft.machine.snapshot_cursor import Row, Table
 
 Kept = tuple[int, int, str, bytes]
@@ -57,35 +57,30 @@ class ChangeHistory:
         self._digest = digest
         self._changes: list[Kept] = []
         self._hashes: list[int] = []
-        """What the digest has for each of them."""
+        """What the digest has for each of them, as far as it knows them: the newest are told late
+        (:class:`~tracker_raft.machine.digest.Part`)."""
         self._start = 0
         """Of the list, this many are forgotten and not yet cut off."""
         self._pack = msgpack.Packer(use_bin_type=True).pack
+        digest.join(self)
 
     def __len__(self) -> int:
         return len(self._changes) - self._start
 
     # -- writes -----------------------------------------------------------------------------------
 
-    def published(self, name: str, row: Sequence[Any]) -> None:
-        """The running operation bound ``name``, which was not bound, to its first version: what
-        :meth:`note` would find, for most of all operations. ``row``: the fields of the record
-        from its version on."""
-        self._add((*self.place, name, self._pack((PUBLISHED, row[0], 0, *row))))
-        if len(self._changes) - self._start > self._kept_max:
-            self._forget(1)
-
-    def published_many(self, names: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-        """:meth:`published` for each, the first at :attr:`place` and the others behind it."""
-        index, position = self.place
+    def published(
+        self, names: Iterable[str], rows: Iterable[Sequence[Any]], positions: Iterable[int]
+    ) -> None:
+        """Operations of the entry that runs bound these names, which were not bound, to their first
+        versions: what :meth:`note` would find, for most of all operations. ``rows``: the fields of
+        the records from the version on; ``positions``: in the entry."""
+        index, _ = self.place
         pack = self._pack
-        kept = [
-            (index, position + at, name, pack((PUBLISHED, row[0], 0, *row)))
-            for at, (name, row) in enumerate(zip(names, rows, strict=True))
+        self._changes += [
+            (index, position, name, pack((PUBLISHED, row[0], 0, *row)))
+            for position, name, row in zip(positions, names, rows, strict=True)
         ]
-        self._changes += kept
-        self._hashes += self._digest.add_many([("change", *change) for change in kept])
-        self._forget(len(self._changes) - self._start - self._kept_max)
 
     def note(self, before: Sequence[FileRecord], after: Sequence[FileRecord]) -> None:
         """The running operation made ``after`` of ``before``, the versions of one name."""
@@ -123,29 +118,30 @@ class ChangeHistory:
             record.group,
             *more,
         )
-        self._add((*self.place, record.name, self._pack(fields)))
-        if len(self._changes) - self._start > self._kept_max:
-            self._forget(1)
+        self._changes.append((*self.place, record.name, self._pack(fields)))
 
-    def _add(self, change: Kept) -> None:
-        self._changes.append(change)
-        self._hashes.append(self._digest.add_known("change", *change))
-
-    def _forget(self, count: int) -> None:
-        """The oldest, so many; none when that is not above 0."""
-        if count <= 0:
+    def trim(self) -> None:
+        """Forget what is too old. To be called at the end of an entry."""
+        if len(self._changes) - len(self._hashes) >= WAITING_MAX:
+            self.settle()
+        end = len(self._changes) - self._kept_max
+        if end <= self._start:
             return
-        end = self._start + count
+        if end > len(self._hashes):
+            self.settle()
         oldest = self._changes[self._start : end]
-        self._digest.remove_many(
-            self._hashes[self._start : end], (("change", *change) for change in oldest)
-        )
+        self._digest.go(self._hashes[self._start : end], (("change", *one) for one in oldest))
         self.horizon = oldest[-1][0], oldest[-1][1] + 1
         self._start = end
         if self._start >= _LUMP:
             del self._changes[: self._start]
             del self._hashes[: self._start]
             self._start = 0
+
+    def settle(self) -> None:
+        """Tell the digest of the newest changes."""
+        new = self._changes[len(self._hashes) :]
+        self._hashes += self._digest.come([("change", *change) for change in new])
 
     # -- reads ------------------------------------------------------------------------------------
 
@@ -189,8 +185,8 @@ class ChangeHistory:
 
     def load(self, rows: Iterable[tuple[int, int, str, bytes]]) -> None:
         """Add rows of a snapshot, in order, to a history that has no later ones."""
-        for index, position, name, packed in rows:
-            self._add((index, position, name, packed))
+        self._changes += [(index, position, name, packed) for index, position, name, packed in rows]
+        self.settle()
 
 
 def unpack(kept: Kept) -> Change:

@@ -12,7 +12,7 @@ Rules
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgpack
 
@@ -21,6 +21,26 @@ from tracker_raft.errors import LimitReached, NotFound
 
 Tags = tuple[tuple[str, int], ...]
 """Words and the versions they mean, in the order of words."""
+
+
+NewName = tuple[str, bytes, int, int, int, str, str]
+"""A name that is not bound, and the first seven fields of its publish."""
+
+
+def bound(file: NewName) -> dict[str, Any]:
+    """The answer to a publish that bound ``file``."""
+    name, content, size, manifest_bytes, piece_bytes, owner, group = file
+    record = {
+        "name": name,
+        "version": 1,
+        "content": content,
+        "size": size,
+        "manifest_bytes": manifest_bytes,
+        "piece_bytes": piece_bytes,
+        "owner": owner,
+        "group": group,
+    }
+    return {"file": record, "created": True}
 
 
 class History(NamedTuple):

@@ -15,8 +15,9 @@ Millions of names must fit in memory and must not slow the garbage collector, wh
 object that can refer to others. So a name's history is **one byte string**
 (:mod:`tracker_raft.machine.names`); it is also what the digest hashes and what a snapshot holds.
 They stand in a plain dict, which the collector passes over as long as it holds nothing but text and
-bytes; a subclass of dict would be walked. The names in order are a sorted list beside it. UTF-8
-sorts as code points do, so byte order and the order of Python strings are the same.
+bytes; a subclass of dict would be walked. The names in order stand beside it
+(:mod:`tracker_raft.machine.name_index`). UTF-8 sorts as code points do, so byte order and the order
+of Python strings are the same.
 """
 
 from __future__ import annotations
@@ -27,7 +28,6 @@ from itertools import islice
 from typing import Any, Final
 
 import msgpack
-from sortedcontainers import SortedList
 
 from tracker_raft.changes import TAGGED, UNTAGGED, Place
 from tracker_raft.commands import (
@@ -47,7 +47,8 @@ from tracker_raft.machine.content_index import ContentIndex
 from tracker_raft.machine.digest import Digest
 from tracker_raft.machine.history import ChangeHistory
 from tracker_raft.machine.marks import Marks
-from tracker_raft.machine.names import History, Tags, not_found, room
+from tracker_raft.machine.name_index import NameIndex
+from tracker_raft.machine.names import History, NewName, Tags, bound, not_found, room
 from tracker_raft.machine.settings import Settings
 from tracker_raft.machine.snapshot_cursor import Row, Table
 
@@ -80,7 +81,7 @@ class Registry:
         self._settings = settings
         self._marks = marks
         self._files: dict[str, bytes] = {}
-        self._names: SortedList[str] = SortedList()
+        self._names = NameIndex()
         self._contents = ContentIndex()
         self._pack = msgpack.Packer(use_bin_type=True).pack
 
@@ -133,32 +134,47 @@ class Registry:
         return history
 
     def _bind(self, wanted: Publish) -> dict[str, Any]:
-        """A name that is not bound yet: most of all operations, so it takes the short way."""
         if len(self._files) >= self._limits.files_max:
             raise LimitReached(
                 f"{len(self._files)} names, limit {self._limits.files_max}; "
                 f"{wanted.name!r} was not published"
             )
-        name, content = wanted.name, wanted.content
-        record = {
-            "name": name,
-            "version": 1,
-            "content": content,
-            "size": wanted.size,
-            "manifest_bytes": wanted.manifest_bytes,
-            "piece_bytes": wanted.piece_bytes,
-            "owner": wanted.owner,
-            "group": wanted.group,
-        }
-        _, *row = record.values()
-        packed = self._files[name] = self._pack((1, (row,)))
-        self._digest.add("file", name, packed)
-        self._names.add(name)
-        self._marks.forget(content)
-        self._contents.add(content, name)
-        self._changes.published(name, row)
-        self.versions += 1
-        return {"file": record, "created": True}
+        file = (
+            wanted.name,
+            wanted.content,
+            wanted.size,
+            wanted.manifest_bytes,
+            wanted.piece_bytes,
+            wanted.owner,
+            wanted.group,
+        )
+        self.bind([file], self._changes.place[1:])
+        return bound(file)
+
+    def takes(self, names: Sequence[str]) -> bool:
+        """Whether each of these, all different, can be bound for the first time."""
+        room_left = self._limits.files_max - len(self._files)
+        return len(names) <= room_left and self._files.keys().isdisjoint(names)
+
+    def bind(self, files: Sequence[NewName], positions: Iterable[int]) -> None:
+        """Bind names that it :meth:`takes`: most of all that ever happens here, so each step is
+        taken for all of them at once. ``positions``: of the changes in the entry that runs."""
+        pack = self._pack
+        names = [file[0] for file in files]
+        rows = [(1, *file[1:]) for file in files]
+        packed = [pack((1, (row,))) for row in rows]
+        self._files.update(zip(names, packed, strict=True))
+        self._digest.add_many(("file", *both) for both in zip(names, packed, strict=True))
+        self._names.update(names)
+        first_of = self._contents.one.setdefault
+        for file in files:
+            if first_of(file[1], file[0]) is not file[0]:  # another name has it
+                self._contents.add(file[1], file[0])
+        if self._marks:  # who publishes a content is about to serve it
+            for file in files:
+                self._marks.forget(file[1])
+        self._changes.published(names, rows, positions)
+        self.versions += len(files)
 
     def publish_many(self, files: tuple[NewFile, ...]) -> dict[str, Any]:
         """All of them or none; the first that cannot be names itself by its place in ``files``.
@@ -166,7 +182,8 @@ class Registry:
         Raises what :meth:`publish` does. Each change has a place of its own in the log.
         """
         if self._check_many(files):
-            self._bind_many(files)
+            start = self._changes.place[1]
+            self.bind([file[:7] for file in files], range(start, start + len(files)))
             return {"versions": [1] * len(files), "unchanged": []}
         versions, unchanged = [], []
         index, position = self._changes.place
@@ -177,23 +194,6 @@ class Registry:
             if not done["created"]:
                 unchanged.append(at)
         return {"versions": versions, "unchanged": unchanged}
-
-    def _bind_many(self, files: tuple[NewFile, ...]) -> None:
-        """:meth:`_bind` for each: the same steps, each taken for all files at once."""
-        pack = self._pack
-        names = [file[0] for file in files]
-        rows = [(1, *file[1:7]) for file in files]
-        packed = [pack((1, (row,))) for row in rows]
-        self._files.update(zip(names, packed, strict=True))
-        self._digest.add_many([("file", *both) for both in zip(names, packed, strict=True)])
-        self._names.update(names)
-        first_of = self._contents.one.setdefault
-        for file in files:
-            if first_of(file[1], file[0]) is not file[0]:  # another name has it
-                self._marks.forget(file[1])  # only then it can have a mark
-                self._contents.add(file[1], file[0])
-        self._changes.published_many(names, rows)
-        self.versions += len(files)
 
     def _check_many(self, files: tuple[NewFile, ...]) -> bool:
         """Whether all names are free; raises when one cannot be published. Changes nothing."""
@@ -330,7 +330,7 @@ class Registry:
         start = max(wanted.prefix, wanted.after)
         files: list[dict[str, Any]] = []
         tag_bytes = 0
-        for name in self._names.irange(start, inclusive=(start != wanted.after, True)):
+        for name in self._names.after(start, inclusive=start != wanted.after):
             if not name.startswith(wanted.prefix):
                 break
             if len(files) == wanted.limit or tag_bytes > TAG_BYTES_PAGE_MAX:
@@ -342,7 +342,7 @@ class Registry:
 
     def names_after(self, name: str, limit: int) -> list[str]:
         """The next names in order, from the first for an empty ``name``."""
-        return list(islice(self._names.irange(name or None, inclusive=(False, True)), limit))
+        return list(islice(self._names.after(name or None), limit))
 
     def versions_of(self, name: str) -> Sequence[FileRecord]:
         """Oldest first."""
@@ -360,7 +360,7 @@ class Registry:
         return (Table("files", "file", lambda item: item[1], self._rows_after),)
 
     def _rows_after(self, name: str | None) -> Iterator[tuple[str, Row]]:
-        for found in self._names.irange(name, inclusive=(False, True)):
+        for found in self._names.after(name):
             yield found, (found, self._files[found])
 
     def load(self, rows: Iterable[tuple[str, bytes]]) -> None:

@@ -14,15 +14,23 @@ Rules
 * A session not used for ``session_ttl_ms`` of logical time is forgotten with its replies. Its
   number is never given out again, so a late write of it finds ``session_expired`` and cannot run.
 
+How it is kept
+--------------
+Every write moves its session, and most replies are forgotten with the next write: what the digest
+must know of both is therefore reported late, for all sessions that were *touched* since the last
+time (:class:`~tracker_raft.machine.digest.Part`). Until then a session stands under the time of an
+earlier use in :attr:`SessionTable._by_use`; nothing that ends goes by that without a closer look.
+
 The digest covers the word of a recorded refusal but not its text, which is for people: a version
 that words it better, or another Python that quotes a name differently, has the same state.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import math
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 import msgpack
 from sortedcontainers import SortedDict
@@ -30,18 +38,30 @@ from sortedcontainers import SortedDict
 from tracker_raft.config import MachineLimits
 from tracker_raft.errors import BadRequest, LimitReached, OutcomeUnknown, SessionExpired
 from tracker_raft.machine.digest import Digest
+from tracker_raft.machine.names import NewName, bound
 from tracker_raft.machine.snapshot_cursor import Row, Table
 
 Reply = bytes | tuple[str, str]
-"""A recorded reply: the msgpack of the ``ok`` map, or (error word, text). As bytes it is small,
-and nobody who was handed the reply can change the record."""
+"""A recorded reply: the msgpack of the ``ok`` map, or (error word, text)."""
+
+TOUCHED_MAX: Final = 1_024
+"""Sessions that wait to be reported: some milliseconds of work."""
 
 
 @dataclass(slots=True)
 class Session:
     used_ms: int
     low: int = 1
-    replies: dict[int, Reply] = field(default_factory=dict)
+    replies: dict[int, Reply | NewName] = field(default_factory=dict)
+    """By seq. One not reported yet may be the name that was bound, of which the reply can be made:
+    most are forgotten before anybody needs their bytes."""
+    fresh: list[int] = field(default_factory=list)
+    """The seqs of replies not reported yet, and of some that are forgotten."""
+    reported: dict[int, int] = field(default_factory=dict)
+    """Seqs of replies to their hashes."""
+    told: tuple[int, int] | None = None
+    """low and used_ms as they were reported."""
+    told_hash: int = 0
 
 
 class SessionTable:
@@ -52,11 +72,16 @@ class SessionTable:
         """Sessions ever opened; the newest has this number."""
         self._limits = limits
         self._digest = digest
+        self._now_ms = self._reported_ms = 0
+        """When :meth:`expire` was asked last, and what that was when all was reported last: what
+        was touched since was not used before that."""
         self._sessions: SortedDict[int, Session] = SortedDict()
+        self._touched: dict[int, Session] = {}
+        """Those that have changed since they were last reported."""
         self._by_use: SortedDict[int, dict[int, None]] = SortedDict()
-        """The sessions by used_ms, the longest unused first. A write moves its session, so this
-        must cost nothing: all writes of an entry move theirs to the same place."""
+        """The sessions by used_ms as reported, the longest unused first."""
         self._pack = msgpack.Packer(use_bin_type=True).pack
+        digest.join(self)
 
     def __len__(self) -> int:
         return len(self._sessions)
@@ -69,38 +94,43 @@ class SessionTable:
                 f"{len(self._sessions)} request sessions, limit {limit}; none opened"
             )
         self.opened += 1
-        self._sessions[self.opened] = Session(now_ms)
-        self._used(self.opened, now_ms)
-        self._digest.add("session", self.opened, 1, now_ms)
+        self._touched[self.opened] = self._sessions[self.opened] = Session(now_ms)
         return {"session": self.opened, "ttl_ms": self._limits.session_ttl_ms}
 
     def close(self, number: int) -> None:
         """Forget a session and its replies, if it is known."""
         session = self._sessions.pop(number, None)
         if session is not None:
+            self._touched.pop(number, None)
             self._forget_below(number, session, max(session.replies, default=0) + 1)
-            self._unused(number, session.used_ms)
-            self._digest.remove("session", number, session.low, session.used_ms)
+            self._untell({number: session})
 
     def expire(self, now_ms: int) -> None:
-        while (due_ms := self.next_expiry_ms()) is not None and due_ms <= now_ms:
+        """Close what was not used for too long. To be called once in an entry: it also keeps what
+        waits to be reported within bounds."""
+        self._now_ms = now_ms
+        self._settle_many()
+        while self.is_due(now_ms):
             for number in sorted(self._by_use.peekitem(0)[1]):
                 self.close(number)
 
+    def is_due(self, now_ms: int) -> bool:
+        """Whether a session ends at ``now_ms`` or earlier."""
+        if self._earliest_ms() > now_ms:
+            return False
+        self.settle()
+        return self._earliest_ms() <= now_ms
+
     def next_expiry_ms(self) -> int | None:
-        return self._by_use.peekitem(0)[0] + self._limits.session_ttl_ms if self._by_use else None
+        self.settle()
+        return int(self._earliest_ms()) if self._by_use else None
 
-    def _used(self, number: int, used_ms: int) -> None:
-        same = self._by_use.get(used_ms)
-        if same is None:
-            same = self._by_use[used_ms] = {}
-        same[number] = None
-
-    def _unused(self, number: int, used_ms: int) -> None:
-        same = self._by_use[used_ms]
-        del same[number]
-        if not same:
-            del self._by_use[used_ms]
+    def _earliest_ms(self) -> float:
+        """When the first session ends, or earlier: it may have been used since it was reported."""
+        first_ms = self._by_use.peekitem(0)[0] if self._by_use else math.inf
+        if self._touched:
+            first_ms = min(first_ms, self._reported_ms)
+        return float(first_ms + self._limits.session_ttl_ms)
 
     # -- one write --------------------------------------------------------------------------------
 
@@ -116,66 +146,97 @@ class SessionTable:
             raise SessionExpired(f"request session {number} is not known; nothing was run")
         if not 1 <= low <= seq:
             raise BadRequest(f"seq is {seq} and low is {low}, expected 1 <= low <= seq; not run")
-        self._use(number, session, max(low, session.low), now_ms)
+        if low > session.low:
+            self._forget_below(number, session, low)
+            session.low = low
+        session.used_ms = now_ms
+        self._touched[number] = session
+        if session.low <= seq < session.low + self._limits.session_window_max:
+            reply = session.replies.get(seq)
+            return None if reply is None else _answer(reply)
         if seq < session.low:
             raise OutcomeUnknown(
                 f"write {seq} of session {number} is below {session.low}, the lowest its client "
                 f"still waited for; if it ran before, its reply is forgotten. It was not run now"
             )
-        if seq >= session.low + self._limits.session_window_max:
-            raise LimitReached(
-                f"write {seq} of session {number} with {session.low} unanswered: a session has "
-                f"at most {self._limits.session_window_max} writes under way; not run"
-            )
-        reply = session.replies.get(seq)
-        if reply is None:
-            return None
-        if isinstance(reply, bytes):
-            return {"ok": msgpack.unpackb(reply)}
-        word, text = reply
-        return {"error": word, "message": text}
+        raise LimitReached(
+            f"write {seq} of session {number} with {session.low} unanswered: a session has "
+            f"at most {self._limits.session_window_max} writes under way; not run"
+        )
 
     def record(self, number: int, seq: int, reply: dict[str, Any]) -> None:
         """Keep the reply of a write that :meth:`recall` let run, unless it closed its session."""
         session = self._sessions.get(number)
         if session is None:
             return
-        if "ok" in reply:
-            self._put(number, session, seq, self._pack(reply["ok"]))
-        else:
-            self._put(number, session, seq, (reply["error"], reply["message"]))
+        ok = reply.get("ok")
+        kept = self._pack(ok) if ok is not None else (reply["error"], reply["message"])
+        session.replies[seq] = kept
+        session.fresh.append(seq)
 
-    def _put(self, number: int, session: Session, seq: int, reply: Reply) -> None:
-        session.replies[seq] = reply
-        self._digest.add("reply", number, seq, reply)
-
-    def _use(self, number: int, session: Session, low: int, now_ms: int) -> None:
-        if low == session.low and now_ms == session.used_ms:
-            return
-        self._forget_below(number, session, low)
-        self._digest.remove("session", number, session.low, session.used_ms)
-        if now_ms != session.used_ms:
-            self._unused(number, session.used_ms)
-            self._used(number, now_ms)
-        session.low, session.used_ms = low, now_ms
-        self._digest.add("session", number, low, now_ms)
+    def record_bound(self, number: int, seq: int, file: NewName) -> None:
+        """:meth:`record` that ``file`` was bound, unless nobody waits for that any more: a later
+        write may have been recalled before."""
+        session = self._sessions[number]
+        if seq >= session.low:
+            session.replies[seq] = file
+            session.fresh.append(seq)
 
     def _forget_below(self, number: int, session: Session, low: int) -> None:
         """Drop the replies below ``low``: by counting up, or by looking through a smaller table."""
         replies = session.replies
-        if low <= session.low or not replies:
-            return
-        if len(replies) == 1:  # one write after the other, and the last one is answered
-            (seq,) = replies
-            if seq < low:
-                self._digest.remove("reply", number, seq, replies.pop(seq))
-            return
         if low - session.low < len(replies):
             gone = [seq for seq in range(session.low, low) if seq in replies]
         else:
             gone = [seq for seq in replies if seq < low]
         for seq in gone:
-            self._digest.remove("reply", number, seq, replies.pop(seq))
+            reply, known = replies.pop(seq), session.reported.pop(seq, None)
+            if known is not None:
+                self._digest.go((known,), (("reply", number, seq, reply),))
+
+    # -- what the digest is told ------------------------------------------------------------------
+
+    def settle(self) -> None:
+        """Report all that has changed since the last time."""
+        touched, self._touched = self._touched, {}
+        self._reported_ms = self._now_ms
+        moved = {n: one for n, one in touched.items() if one.told != (one.low, one.used_ms)}
+        self._untell(moved)
+        items = [("session", number, one.low, one.used_ms) for number, one in moved.items()]
+        for (number, one), known in zip(moved.items(), self._digest.come(items), strict=True):
+            one.told, one.told_hash = (one.low, one.used_ms), known
+            self._by_use.setdefault(one.used_ms, {})[number] = None
+        rows = [
+            ("reply", number, seq, self._packed(one, seq))
+            for number, one in touched.items()
+            for seq in one.fresh
+            if seq in one.replies
+        ]
+        for (_, number, seq, _), known in zip(rows, self._digest.come(rows), strict=True):
+            self._sessions[number].reported[seq] = known
+        for one in touched.values():
+            one.fresh.clear()
+
+    def _settle_many(self) -> None:
+        if len(self._touched) >= TOUCHED_MAX:
+            self.settle()
+
+    def _untell(self, sessions: Mapping[int, Session]) -> None:
+        """Take back what was reported of these."""
+        told = [(number, one.told_hash, *one.told) for number, one in sessions.items() if one.told]
+        items = (("session", number, low, used_ms) for number, _, low, used_ms in told)
+        self._digest.go([known for _, known, *_ in told], items)
+        for number, _, _, used_ms in told:
+            same = self._by_use[used_ms]
+            del same[number]
+            if not same:
+                del self._by_use[used_ms]
+
+    def _packed(self, session: Session, seq: int) -> Reply:
+        reply = session.replies[seq]
+        if isinstance(reply, tuple) and len(reply) != 2:
+            reply = session.replies[seq] = self._pack(bound(reply))
+        return reply
 
     # -- snapshot ---------------------------------------------------------------------------------
 
@@ -209,12 +270,24 @@ class SessionTable:
 
     def load_sessions(self, rows: Iterable[tuple[int, int, int]]) -> None:
         for number, low, used_ms in rows:
-            self._sessions[number] = Session(used_ms, low)
-            self._used(number, used_ms)
-            self._digest.add("session", number, low, used_ms)
+            self._touched[number] = self._sessions[number] = Session(used_ms, low)
+            self._settle_many()
 
     def load_replies(self, rows: Iterable[tuple[int, int, Reply]]) -> None:
         """After the sessions. Raises KeyError for a reply without one."""
         for number, seq, reply in rows:
-            recorded = reply if isinstance(reply, bytes) else (reply[0], reply[1])
-            self._put(number, self._sessions[number], seq, recorded)
+            session = self._sessions[number]
+            session.replies[seq] = reply if isinstance(reply, bytes) else (reply[0], reply[1])
+            session.fresh.append(seq)
+            self._touched[number] = session
+            self._settle_many()
+
+
+def _answer(reply: Reply | NewName) -> dict[str, Any]:
+    """What a client is told once more."""
+    if isinstance(reply, bytes):
+        return {"ok": msgpack.unpackb(reply)}
+    if len(reply) == 2:
+        word, text = reply
+        return {"error": word, "message": text}
+    return {"ok": bound(reply)}

@@ -106,6 +106,8 @@ class SnapshotCursor:
         if self._next_block is not None:
             block, self._next_block = self._next_block, None
             return block
+        if self._tracked:
+            self._digest.settle()  # what was written so far ends where the last slice did
         return self._slice(rows_max)
 
     def close(self) -> None:
@@ -139,6 +141,7 @@ class SnapshotCursor:
     @property
     def kept(self) -> int:
         """Rows that have changed beyond the position: what this cursor now holds in memory."""
+        self._digest.settle()
         return sum(len(memory.before) for memory in self._watching.values())
 
     def __repr__(self) -> str:

@@ -33,35 +33,28 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, groupby
 from typing import Any, Final
 
 from tracker_raft.commands import (
     RENEW_MANY,
-    CloseSession,
-    Complete,
-    Join,
-    Leave,
     List,
     Lookup,
     OpenSession,
     Operation,
     Peers,
-    Publish,
     PublishMany,
-    Remove,
     Retention,
-    SetRetention,
-    Tag,
-    Untag,
     check_int,
 )
 from tracker_raft.config import MachineLimits
 from tracker_raft.entries import ROWS_SINCE, LoggedOperation, unpack_entry, word_of
 from tracker_raft.errors import BadRequest, Damaged, P2PError, Unsupported
+from tracker_raft.machine.carrying_out import Tables, carry_out
 from tracker_raft.machine.digest import Digest
 from tracker_raft.machine.history import ChangeHistory
 from tracker_raft.machine.marks import Marks
+from tracker_raft.machine.publishing import is_candidate, run_together
 from tracker_raft.machine.registry import Registry
 from tracker_raft.machine.restoring import Restoring
 from tracker_raft.machine.sessions import SessionTable
@@ -69,7 +62,7 @@ from tracker_raft.machine.settings import Settings
 from tracker_raft.machine.snapshot_cursor import SnapshotCursor
 from tracker_raft.machine.swarm_table import SwarmTable
 from tracker_raft.machine.sweep import Sweep
-from tracker_raft.machine.vocabulary import OUTSIDE_SESSIONS, SessionWrite, parse, unknown, width
+from tracker_raft.machine.vocabulary import OUTSIDE_SESSIONS, parse, unknown, width
 from tracker_raft.versions import NEWEST, OLDEST
 
 _LIMITS: Final = MachineLimits()
@@ -111,6 +104,8 @@ class TrackerMachine:
         self._swarm = SwarmTable(limits, self._digest)
         self._sweep = Sweep(self._settings, self._marks, self._registry, self._swarm, self._digest)
         self._sessions = SessionTable(limits, self._digest)
+        more = self._sweep, self._marks, self._settings
+        self._tables = Tables(self._registry, self._swarm, self._sessions, *more)
 
     # -- writes -----------------------------------------------------------------------------------
 
@@ -135,17 +130,32 @@ class TrackerMachine:
             self._swarm.expire(self.time_ms)
             self._sessions.expire(self.time_ms)
         horizon, kept = self.changes.horizon, len(self.changes)
+        operations = decoded.operations
         positions: list[int] | None = None
-        end = len(decoded.operations)
-        if any(word_of(body) == PublishMany.op for *_, body in decoded.operations):
-            widths = (width(body) for *_, body in decoded.operations)
-            *positions, end = accumulate(widths, initial=0)
-        places = range(len(decoded.operations)) if positions is None else positions
-        replies = [self._answer(*one) for one in zip(places, decoded.operations, strict=True)]
+        end = len(operations)
+        if any(word_of(body) == PublishMany.op for *_, body in operations):
+            *positions, end = accumulate((width(body) for *_, body in operations), initial=0)
+        replies = self._answers(operations, positions or range(end))
         self._sweep.run(self.time_ms, (index, end))
+        self.changes.trim()
         if self._changed and (len(self.changes) != kept or self.changes.horizon != horizon):
             self._changed()
         return Applied(tuple(replies), positions=positions)
+
+    def _answers(
+        self, operations: Sequence[LoggedOperation], positions: Sequence[int]
+    ) -> list[dict[str, Any]]:
+        """Run the operations in order, those together that can be."""
+        replies: list[dict[str, Any]] = []
+        parts = self._sessions, self._registry, self.time_ms
+        for alike, group in groupby(operations, is_candidate):
+            at, row = len(replies), list(group)
+            self.changes.place = self.applied, positions[at]
+            together = run_together(row, positions[at], *parts) if alike else None
+            if together is None:
+                together = [self._answer(positions[at + n], one) for n, one in enumerate(row)]
+            replies += together
+        return replies
 
     def skip(self, index: int) -> None:
         """Pass over an entry of the consensus engine itself; only ``applied`` moves."""
@@ -164,7 +174,7 @@ class TrackerMachine:
             return recorded
         self.changes.place = self.applied, position
         try:
-            reply = {"ok": self._run(parse(body, self.version))}
+            reply = {"ok": carry_out(parse(body, self.version), self._tables, self.time_ms)}
         except P2PError as error:
             reply = error.to_wire()
         self._sessions.record(session, seq, reply)
@@ -183,34 +193,6 @@ class TrackerMachine:
         asked = check_int("version", body.get("version"), OLDEST, NEWEST)
         self.version = max(self.version, asked)
         return {"version": self.version}
-
-    def _run(self, operation: SessionWrite) -> dict[str, Any]:
-        match operation:
-            case Publish():
-                return self._registry.publish(operation)
-            case PublishMany():
-                return self._registry.publish_many(operation.files)
-            case Join():
-                joined = self._swarm.join(operation, self.time_ms)
-                self._marks.forget(operation.content)
-                return joined
-            case Complete():
-                return self._swarm.complete(operation)
-            case Leave():
-                return self._swarm.leave(operation)
-            case Remove():
-                return self._registry.remove(operation.name)
-            case Tag():
-                return self._registry.tag(operation)
-            case Untag():
-                return self._registry.untag(operation)
-            case SetRetention():
-                shown = self._settings.change(operation)
-                self._sweep.begin(self.time_ms)
-                return shown
-            case CloseSession():
-                self._sessions.close(operation.target)
-                return {}
 
     def on_changes(self, changed: Callable[[], None] | None) -> None:
         """Call ``changed`` after each entry that changed the files. It must only take note."""
@@ -269,6 +251,12 @@ class TrackerMachine:
         """Logical time until the lease of ``peer`` ends; None when it has none."""
         expires_ms = self._swarm.expires_ms(peer)
         return None if expires_ms is None else expires_ms - self.time_ms
+
+    def is_due(self, now_ms: int) -> bool:
+        """Whether :meth:`next_expiry_ms` is at ``now_ms`` or earlier; cheaper than to ask when."""
+        others = self._swarm.next_expiry_ms(), self._sweep.due_ms
+        due = any(time_ms is not None and time_ms <= now_ms for time_ms in others)
+        return due or self._sessions.is_due(now_ms)
 
     def next_expiry_ms(self) -> int | None:
         """The earliest logical time at which something ends or a sweep is due; None: at none."""
