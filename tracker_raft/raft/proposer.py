@@ -68,9 +68,8 @@ class Proposer:
             self._engine.propose(entry, partial(self._settled, number))
         if version < NEWEST and not self._raising:
             self._raise_version(version, stamp_ms)
-        due_ms = self._machine().next_expiry_ms()
         since_ms = stamp_ms - self._expiry_asked_ms
-        if due_ms is not None and due_ms <= stamp_ms and since_ms >= EXPIRY_PERIOD_MS:
+        if since_ms >= EXPIRY_PERIOD_MS and self._machine().is_due(stamp_ms):
             self._expiry_asked_ms = stamp_ms
             self._engine.propose(pack_entry(stamp_ms, []), lambda result, reason: None)
         self._engine.enter_queued()
