@@ -277,7 +277,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def _refuse(self, number: int, refusal: bytes) -> None:
         """Refuse a write as cheaply as can be: most of what an overloaded tracker does is this."""
-        self._send(_REFUSED, wire.pack(number), refusal)
+        self._send(_REFUSED + wire.pack(number) + refusal)
         if WIRE_DEBUG:
             wire_log.debug("%s < %s busy", self.remote, number)
 
@@ -306,7 +306,8 @@ class Connection(asyncio.BufferedProtocol):
             self._turns.handle_later(self)
         index = self.server.members_index()
         if isinstance(reply, bytes) and index == self._told and not WIRE_DEBUG:
-            self._send(_DONE, wire.pack(number), _OK, reply, _AT, wire.pack(at))
+            parts = _DONE, wire.pack(number), _OK, reply, _AT, wire.pack(at)
+            self._send(b"".join(parts))
             return
         reply = opened(reply)
         if reply.get("error") == OutcomeUnknown.code:
@@ -325,15 +326,15 @@ class Connection(asyncio.BufferedProtocol):
             wire_log.debug("%s < %s", self.remote, wire.elide(message))
         self._send(wire.pack(message))
 
-    def _send(self, *body: bytes) -> None:
-        """Queue one frame, its body in parts."""
+    def _send(self, body: bytes) -> None:
+        """Queue one frame."""
         if self._transport is None or self._transport.is_closing():
             return
         limit = self.server.limits.client_frame_bytes_max
         try:
-            frame = wire.frame(limit, *body)
+            frame = wire.frame(body, limit)
         except TooLarge as error:
-            number = wire.decode_body(b"".join(body))["id"]
+            number = wire.decode_body(body)["id"]
             frame = wire.encode({"id": number, **error.to_wire()}, limit)
         if not self._out:
             self._turns.flush_later(self)

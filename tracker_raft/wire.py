@@ -49,15 +49,14 @@ def pack(value: Any) -> bytes:
 
 def encode(message: Mapping[str, Any], frame_bytes_max: int) -> bytes:
     """One frame. Raises :class:`TooLarge` when the body is over ``frame_bytes_max`` bytes."""
-    return frame(frame_bytes_max, pack(message))
+    return frame(pack(message), frame_bytes_max)
 
 
-def frame(frame_bytes_max: int, *body: bytes) -> bytes:
-    """One frame of a body that is packed already, in parts. Raises :class:`TooLarge`."""
-    size = sum(map(len, body))
-    if size > frame_bytes_max:
-        raise TooLarge(f"frame of {size} bytes, limit {frame_bytes_max}; not sent")
-    return b"".join((HEADER.pack(size), *body))
+def frame(body: bytes, frame_bytes_max: int) -> bytes:
+    """One frame of a body that is packed already. Raises :class:`TooLarge` like :func:`encode`."""
+    if len(body) > frame_bytes_max:
+        raise TooLarge(f"frame of {len(body)} bytes, limit {frame_bytes_max}; not sent")
+    return HEADER.pack(len(body)) + body
 
 
 def frame_length(header: bytes | bytearray | memoryview, frame_bytes_max: int) -> int:
