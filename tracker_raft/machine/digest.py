@@ -83,11 +83,11 @@ class Digest:
         if len(self._waiting) >= WAITING_MAX:
             self._settle()
 
-    def add_many(self, items: Iterable[Item]) -> None:
-        """:meth:`add` for each, at less than its cost."""
-        self._waiting += [(1, item) for item in items]
-        if len(self._waiting) >= WAITING_MAX:
+    def add_many(self, items: Sequence[Item]) -> None:
+        """:meth:`add` for each, which need not wait: they are many."""
+        if self.watchers:  # they are told in order
             self._settle()
+        self.come(items)
 
     def remove(self, *item: Value) -> None:
         """Take back an item exactly as it was added; anything else would never show as wrong."""

@@ -15,7 +15,6 @@ from typing import Any, Final
 
 from tracker_raft.commands import Publish, plain_columns
 from tracker_raft.entries import LoggedOperation
-from tracker_raft.errors import P2PError
 from tracker_raft.machine.names import NewName, bound
 from tracker_raft.machine.registry import Registry
 from tracker_raft.machine.sessions import SessionTable
@@ -26,8 +25,17 @@ FIELDS: Final = 6
 
 
 def is_candidate(operation: LoggedOperation) -> bool:
+    """Whether it is a publish, as an array, that may be run together with others."""
     body = operation[3]
     return type(body) is tuple and len(body) == FIELDS and body[0] == Publish.op
+
+
+def are_candidates(operations: Sequence[LoggedOperation]) -> bool:
+    """:func:`is_candidate` for all, and there are some."""
+    bodies: list[Any] = [operation[3] for operation in operations]
+    if {*map(type, bodies)} != {tuple} or {*map(len, bodies)} != {FIELDS}:
+        return False
+    return [body[0] for body in bodies].count(Publish.op) == len(bodies)
 
 
 def run_together(
@@ -48,18 +56,12 @@ def run_together(
     if len({*names}) < len(names) or not registry.takes(names):
         return None
     rows: list[NewName] = [(*row, "", "") for row in zip(names, *fields, strict=True)]
-    replies: list[Reply] = []
-    admitted: list[int] = []
-    for at, (number, seq, low) in enumerate(zip(numbers, seqs, lows, strict=True)):
-        try:
-            reply = sessions.recall(number, seq, low, now_ms)
-        except P2PError as error:
-            reply = error.to_wire()
-        if reply is None:
-            admitted.append(at)
-            reply = {"ok": bound(rows[at])}
-        replies.append(reply)
-    registry.bind([rows[at] for at in admitted], [first + at for at in admitted])
-    for at in admitted:
-        sessions.record_bound(numbers[at], seqs[at], rows[at])
-    return replies
+    replies = sessions.recall_many(numbers, seqs, lows, now_ms)
+    admitted = [at for at, reply in enumerate(replies) if reply is None]
+    files = [rows[at] for at in admitted]
+    registry.bind(files, [first + at for at in admitted])
+    sessions.record_bound([numbers[at] for at in admitted], [seqs[at] for at in admitted], files)
+    return [
+        {"ok": bound(row)} if reply is None else reply
+        for row, reply in zip(rows, replies, strict=True)
+    ]

@@ -24,7 +24,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from itertools import islice
+from itertools import islice, repeat
 from typing import Any, Final
 
 import msgpack
@@ -164,7 +164,7 @@ class Registry:
         rows = [(1, *file[1:]) for file in files]
         packed = [pack((1, (row,))) for row in rows]
         self._files.update(zip(names, packed, strict=True))
-        self._digest.add_many(("file", *both) for both in zip(names, packed, strict=True))
+        self._digest.add_many([*zip(repeat("file"), names, packed)])
         self._names.update(names)
         first_of = self._contents.one.setdefault
         for file in files:

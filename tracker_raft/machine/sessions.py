@@ -28,7 +28,7 @@ that words it better, or another Python that quotes a name differently, has the 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -36,7 +36,7 @@ import msgpack
 from sortedcontainers import SortedDict
 
 from tracker_raft.config import MachineLimits
-from tracker_raft.errors import BadRequest, LimitReached, OutcomeUnknown, SessionExpired
+from tracker_raft.errors import BadRequest, LimitReached, OutcomeUnknown, P2PError, SessionExpired
 from tracker_raft.machine.digest import Digest
 from tracker_raft.machine.names import NewName, bound
 from tracker_raft.machine.snapshot_cursor import Row, Table
@@ -174,17 +174,52 @@ class SessionTable:
         session.replies[seq] = kept
         session.fresh.append(seq)
 
-    def record_bound(self, number: int, seq: int, file: NewName) -> None:
-        """:meth:`record` that ``file`` was bound, unless nobody waits for that any more: a later
-        write may have been recalled before."""
-        session = self._sessions[number]
-        if seq >= session.low:
-            session.replies[seq] = file
-            session.fresh.append(seq)
+    def recall_many(
+        self, numbers: Sequence[int], seqs: Sequence[int], lows: Sequence[int], now_ms: int
+    ) -> list[dict[str, Any] | None]:
+        """:meth:`recall` for each, none of which is there twice; a refusal is the reply."""
+        replies: list[dict[str, Any] | None] = []
+        get, touched, window = self._sessions.get, self._touched, self._limits.session_window_max
+        for number, seq, low in zip(numbers, seqs, lows, strict=True):
+            session = get(number)
+            if (
+                session is not None
+                and session.low <= low <= seq < low + window
+                and seq not in session.replies
+            ):  # most: the steps of recall that are left
+                if low > session.low:
+                    self._forget_below(number, session, low)
+                    session.low = low
+                session.used_ms = now_ms
+                touched[number] = session
+                replies.append(None)
+                continue
+            try:
+                replies.append(self.recall(number, seq, low, now_ms))
+            except P2PError as error:
+                replies.append(error.to_wire())
+        return replies
+
+    def record_bound(
+        self, numbers: Iterable[int], seqs: Iterable[int], files: Iterable[NewName]
+    ) -> None:
+        """:meth:`record` that these files were bound, unless nobody waits for that any more: a
+        later write may have been recalled before."""
+        sessions = self._sessions
+        for number, seq, file in zip(numbers, seqs, files, strict=True):
+            session = sessions[number]
+            if seq >= session.low:
+                session.replies[seq] = file
+                session.fresh.append(seq)
 
     def _forget_below(self, number: int, session: Session, low: int) -> None:
         """Drop the replies below ``low``: by counting up, or by looking through a smaller table."""
         replies = session.replies
+        if len(replies) == 1 and not session.reported:  # one write after the other
+            (seq,) = replies
+            if seq < low:
+                del replies[seq]
+            return
         if low - session.low < len(replies):
             gone = [seq for seq in range(session.low, low) if seq in replies]
         else:

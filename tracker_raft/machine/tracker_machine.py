@@ -52,9 +52,9 @@ from tracker_raft.entries import ROWS_SINCE, LoggedOperation, unpack_entry, word
 from tracker_raft.errors import BadRequest, Damaged, P2PError, Unsupported
 from tracker_raft.machine.carrying_out import Tables, carry_out
 from tracker_raft.machine.digest import Digest
-from tracker_raft.machine.history import ChangeHistory
+from tracker_raft.machine.history import RUNS_SINCE, ChangeHistory
 from tracker_raft.machine.marks import Marks
-from tracker_raft.machine.publishing import is_candidate, run_together
+from tracker_raft.machine.publishing import are_candidates, is_candidate, run_together
 from tracker_raft.machine.registry import Registry
 from tracker_raft.machine.restoring import Restoring
 from tracker_raft.machine.sessions import SessionTable
@@ -121,7 +121,9 @@ class TrackerMachine:
         except BadRequest:
             self.applied = index
             return Applied(())
-        stop = unknown(decoded)
+        operations = decoded.operations
+        together = are_candidates(operations)
+        stop = None if together else unknown(decoded)
         if stop is not None:
             return Applied((), f"entry {index}: {stop}")
         self.applied = index
@@ -130,12 +132,11 @@ class TrackerMachine:
             self._swarm.expire(self.time_ms)
             self._sessions.expire(self.time_ms)
         horizon, kept = self.changes.horizon, len(self.changes)
-        operations = decoded.operations
         positions: list[int] | None = None
         end = len(operations)
-        if any(word_of(body) == PublishMany.op for *_, body in operations):
+        if not together and any(word_of(body) == PublishMany.op for *_, body in operations):
             *positions, end = accumulate((width(body) for *_, body in operations), initial=0)
-        replies = self._answers(operations, positions or range(end))
+        replies = self._answers(operations, positions or range(end), together)
         self._sweep.run(self.time_ms, (index, end))
         self.changes.trim()
         if self._changed and (len(self.changes) != kept or self.changes.horizon != horizon):
@@ -143,18 +144,19 @@ class TrackerMachine:
         return Applied(tuple(replies), positions=positions)
 
     def _answers(
-        self, operations: Sequence[LoggedOperation], positions: Sequence[int]
+        self, operations: Sequence[LoggedOperation], positions: Sequence[int], together: bool
     ) -> list[dict[str, Any]]:
-        """Run the operations in order, those together that can be."""
+        """Run the operations in order, those together that can be; ``together``: it may be all."""
         replies: list[dict[str, Any]] = []
         parts = self._sessions, self._registry, self.time_ms
-        for alike, group in groupby(operations, is_candidate):
-            at, row = len(replies), list(group)
+        groups = [(True, operations)] if together else groupby(operations, is_candidate)
+        for alike, group in groups:
+            at, row = len(replies), tuple(group)
             self.changes.place = self.applied, positions[at]
-            together = run_together(row, positions[at], *parts) if alike else None
-            if together is None:
-                together = [self._answer(positions[at + n], one) for n, one in enumerate(row)]
-            replies += together
+            done = run_together(row, positions[at], *parts) if alike else None
+            if done is None:
+                done = [self._answer(positions[at + n], one) for n, one in enumerate(row)]
+            replies += done
         return replies
 
     def skip(self, index: int) -> None:
@@ -191,8 +193,12 @@ class TrackerMachine:
 
     def _raise_version(self, body: dict[str, Any]) -> dict[str, Any]:
         asked = check_int("version", body.get("version"), OLDEST, NEWEST)
-        self.version = max(self.version, asked)
+        self._is_at(max(self.version, asked))
         return {"version": self.version}
+
+    def _is_at(self, version: int) -> None:
+        self.version = version
+        self.changes.in_runs = version >= RUNS_SINCE
 
     def on_changes(self, changed: Callable[[], None] | None) -> None:
         """Call ``changed`` after each entry that changed the files. It must only take note."""
@@ -214,7 +220,8 @@ class TrackerMachine:
         is to lie beyond all of them (:func:`tracker_raft.raft.founding.next_era`).
         """
         machine = TrackerMachine(self._limits)
-        machine.time_ms, machine.applied, machine.version = self.time_ms, index, self.version
+        machine.time_ms, machine.applied = self.time_ms, index
+        machine._is_at(self.version)
         machine._sessions.opened = index
         machine.changes.horizon = index, 0
         for table in self._registry.tables():
@@ -360,7 +367,7 @@ class TrackerMachine:
                 self.applied, self.time_ms = body["applied"], body["time_ms"]
                 self._sessions.opened = body["sessions_opened"]
                 self.changes.horizon = body["horizon_index"], body["horizon_position"]
-                self.version = body.get("cluster_version", OLDEST)
+                self._is_at(body.get("cluster_version", OLDEST))
             case "files":
                 self._registry.load(body)
             case "changes":
