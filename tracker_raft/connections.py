@@ -41,10 +41,9 @@ wire_log = logging.getLogger("tracker_raft.wire")
 
 RECEIVE_BYTES = 64 * 1024
 TURN_S = 0.01
-"""A quarter of a heartbeat's period. Half of it may go by on the wall; then another half of CPU
-time: by the clock on the wall alone, a process that shares its processor would find its turn over
-with nothing done, and read only what is too old to matter. To ask for the CPU time is a system
-call, and turns that are over before are nearly all there are."""
+"""A quarter of a heartbeat's period, of CPU time: by the clock on the wall, a process that shares
+its processor would find its turn over with nothing done, and read only what is too old to matter.
+"""
 LOOK_EVERY = 8
 """Requests between two looks at a clock."""
 WRITE_WORDS = frozenset(cls.op for cls in commands.WRITES)
@@ -61,9 +60,8 @@ class TurnBudget:
         self.buffer = bytearray(RECEIVE_BYTES)
         self.view = memoryview(self.buffer)
         self._loop = loop
-        self._free_until_s = 0.0
-        self._ends_s: float | None = None
-        """The CPU time at which the turn is over; None while the clock on the wall will do."""
+        self._ends_s = self._not_before_s = 0.0
+        """The CPU time at which the turn is over, and the time before which it cannot be."""
         self._left = 0
         self._asked = False
         self._later: dict[Connection, None] = {}
@@ -84,12 +82,8 @@ class TurnBudget:
         return False
 
     def _is_over(self) -> bool:
-        if self._loop.time() < self._free_until_s:
-            return False
-        now_s = time.thread_time()
-        if self._ends_s is None:
-            self._ends_s = now_s + TURN_S / 2
-        return now_s >= self._ends_s
+        """More CPU time than time cannot have gone by; to ask how much did is a system call."""
+        return self._loop.time() >= self._not_before_s and time.thread_time() >= self._ends_s
 
     def handle_later(self, connection: Connection) -> None:
         """Call the connection's :meth:`~Connection.handle` in the next turn."""
@@ -99,7 +93,8 @@ class TurnBudget:
 
     def _ask(self) -> None:
         self._asked = True
-        self._free_until_s, self._ends_s = self._loop.time() + TURN_S / 2, None
+        self._not_before_s = self._loop.time() + TURN_S
+        self._ends_s = time.thread_time() + TURN_S
         self._loop.call_soon(self._next)
 
     def _next(self) -> None:
