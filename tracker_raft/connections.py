@@ -23,8 +23,6 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, Protocol
 
-import msgpack
-
 from tracker_raft import commands, wire
 from tracker_raft.commands import INTEGER_MAX
 from tracker_raft.config import PROTOCOL_VERSION, WireLimits
@@ -36,7 +34,7 @@ from tracker_raft.errors import (
     TooLarge,
     Unsupported,
 )
-from tracker_raft.raft.intake import NOWHERE, Position, Reply
+from tracker_raft.raft.intake import NOWHERE, Position, Reply, opened
 
 log = logging.getLogger("tracker_raft.server")
 wire_log = logging.getLogger("tracker_raft.wire")
@@ -47,49 +45,56 @@ TURN_S = 0.01
 its processor would find its turn over with nothing done, and read only what is too old to matter.
 """
 LOOK_EVERY = 8
-"""Requests between two looks at that clock, which is a system call."""
-WRITE_WORDS = tuple(cls.op for cls in commands.WRITES)
-"""A tuple: what a client sent as its word may be anything, and need not be hashable."""
+"""Requests between two looks at a clock."""
+WRITE_WORDS = frozenset(cls.op for cls in commands.WRITES)
 WIRE_DEBUG = bool(os.environ.get("P2P_WIRE_DEBUG"))
 
 Answer = Callable[[Reply, Position], None]
 
 
 class TurnBudget:
-    """What the connections of one tracker share: the time of a turn, and a buffer to read into."""
+    """What the connections of one tracker share: the time of a turn, a buffer to read into, and the
+    moment at which what they answered leaves."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.buffer = bytearray(RECEIVE_BYTES)
+        self.view = memoryview(self.buffer)
         self._loop = loop
-        self._ends_s = 0.0
+        self._ends_s = self._not_before_s = 0.0
+        """The CPU time at which the turn is over, and the time before which it cannot be."""
         self._left = 0
         self._asked = False
         self._later: dict[Connection, None] = {}
+        self._answered: list[Connection] = []
 
     def may_handle(self, connection: Connection) -> bool:
         """Whether one more request fits into this turn; if not, the connection is called again."""
         self._left -= 1
         if self._left >= 0:
             return True
-        now_s = time.thread_time()
         if not self._asked:
-            self._ask(now_s)
-        if now_s < self._ends_s:
+            self._ask()
+        if not self._is_over():
             self._left = LOOK_EVERY - 1
             return True
         self._left = 0
         self._later[connection] = None
         return False
 
+    def _is_over(self) -> bool:
+        """More CPU time than time cannot have gone by; to ask how much did is a system call."""
+        return self._loop.time() >= self._not_before_s and time.thread_time() >= self._ends_s
+
     def handle_later(self, connection: Connection) -> None:
         """Call the connection's :meth:`~Connection.handle` in the next turn."""
         self._later[connection] = None
         if not self._asked:
-            self._ask(time.thread_time())
+            self._ask()
 
-    def _ask(self, now_s: float) -> None:
+    def _ask(self) -> None:
         self._asked = True
-        self._ends_s = now_s + TURN_S
+        self._not_before_s = self._loop.time() + TURN_S
+        self._ends_s = time.thread_time() + TURN_S
         self._loop.call_soon(self._next)
 
     def _next(self) -> None:
@@ -98,6 +103,17 @@ class TurnBudget:
         waiting, self._later = self._later, {}
         for connection in waiting:
             connection.handle()
+
+    def flush_later(self, connection: Connection) -> None:
+        """Call the connection's :meth:`~Connection.flush` once all of this turn is answered."""
+        if not self._answered:
+            self._loop.call_soon(self._flush)
+        self._answered.append(connection)
+
+    def _flush(self) -> None:
+        answered, self._answered = self._answered, []
+        for connection in answered:
+            connection.flush()
 
 
 class Host(Protocol):
@@ -129,8 +145,10 @@ class Host(Protocol):
         """It is gone: answer nothing there any more."""
 
 
-_REPLY_HEAD = b"\x84" + msgpack.packb("id")
+_REFUSED = b"\x84" + wire.pack("id")
 """A map of four, and its first key; :meth:`Server.refusal` gives the other three."""
+_DONE, _OK, _AT = b"\x83" + wire.pack("id"), wire.pack("ok"), wire.pack("at")
+"""A map of three, and its keys."""
 
 
 def _number(message: wire.Message) -> int:
@@ -145,6 +163,8 @@ class Connection(asyncio.BufferedProtocol):
 
     def __init__(self, server: Host) -> None:
         self.server = server
+        self._turns = server.turns
+        self._most = server.limits.requests_in_flight_max
         self.greeted = False
         self._told = 0
         """Of which entry of members the client was told."""
@@ -180,38 +200,66 @@ class Connection(asyncio.BufferedProtocol):
             )
 
     def get_buffer(self, sizehint: int) -> bytearray:
-        return self.server.turns.buffer  # one for all: what it holds is copied before the next
+        return self._turns.buffer  # one for all: what it holds is copied before the next
 
     def buffer_updated(self, nbytes: int) -> None:
+        if self._transport is None or self._transport.is_closing():
+            return
         self.read_s = self.server.loop.time()
-        self._at_hand = self._decoder.feed(memoryview(self.server.turns.buffer)[:nbytes])
+        data = self._turns.view[:nbytes]
+        try:
+            message = self._decoder.whole(data)
+            if message is None:
+                self._at_hand = self._decoder.feed(data)
+            elif self.in_flight < self._most and self._turns.may_handle(self):
+                self._take(message)
+                return
+            else:
+                self._at_hand = iter((message,))
+        except P2PError as error:
+            self._break_off(error)
+            return
         self.handle()
 
     def handle(self) -> None:
         """Handle what is at hand, as far as the turn and the limit on requests allow."""
         if self._at_hand is None or self._transport is None or self._transport.is_closing():
             return
-        most = self.server.limits.requests_in_flight_max
         try:
-            while self.in_flight < most and self.server.turns.may_handle(self):
+            while self.in_flight < self._most and self._turns.may_handle(self):
                 message = next(self._at_hand, None)
                 if message is None:
                     self._at_hand = None
                     break
-                if WIRE_DEBUG:
-                    wire_log.debug("%s > %s", self.remote, wire.elide(message))
-                if self.greeted and message.get("op") in WRITE_WORDS:
-                    refusal = self.server.refusal()
-                    if refusal is not None:
-                        self._refuse(message, refusal)
-                        continue
-                self._received(message)
+                self._take(message)
                 if self._transport is None or self._transport.is_closing():
                     return
         except P2PError as error:
             self._break_off(error)
             return
         self._read(self._at_hand is None)
+
+    def _take(self, message: wire.Message) -> None:
+        """Answer one message, or see to it that it is answered. Raises what ends the connection."""
+        if WIRE_DEBUG:
+            wire_log.debug("%s > %s", self.remote, wire.elide(message))
+        if not self.greeted:
+            self._greet(_number(message), message)
+            return
+        word = message.get("op")
+        if type(word) is str and word in WRITE_WORDS:
+            refusal = self.server.refusal()
+            if refusal is not None:
+                self._refuse(_number(message), refusal)
+                return
+        number = _number(message)
+        self.in_flight += 1
+        if self._tells:
+            self._tell(number, message)
+        try:
+            self.server.request(message, self.read_s, partial(self._answer, number), self)
+        except P2PError as error:
+            self._answer(number, error.to_wire(), NOWHERE)
 
     def _read(self, wanted: bool) -> None:
         """Read on, or leave what comes to the client's side of the connection."""
@@ -222,28 +270,11 @@ class Connection(asyncio.BufferedProtocol):
             else:
                 self._transport.pause_reading()
 
-    def _refuse(self, message: wire.Message, refusal: bytes) -> None:
+    def _refuse(self, number: int, refusal: bytes) -> None:
         """Refuse a write as cheaply as can be: most of what an overloaded tracker does is this."""
-        if not self._out:
-            self.server.loop.call_soon(self.flush)
-        number: bytes = msgpack.packb(_number(message))
-        size = len(_REPLY_HEAD) + len(number) + len(refusal)
-        self._out.append(b"".join((wire.HEADER.pack(size), _REPLY_HEAD, number, refusal)))
+        self._send(_REFUSED + wire.pack(number) + refusal)
         if WIRE_DEBUG:
-            wire_log.debug("%s < %s busy", self.remote, message["id"])
-
-    def _received(self, message: wire.Message) -> None:
-        number = _number(message)
-        if not self.greeted:
-            self._greet(message)
-            return
-        self.in_flight += 1
-        if self._tells:
-            self._tell(number, message)
-        try:
-            self.server.request(message, self.read_s, partial(self._answer, number), self)
-        except P2PError as error:
-            self._answer(number, error.to_wire(), NOWHERE)
+            wire_log.debug("%s < %s busy", self.remote, number)
 
     def _tell(self, number: int, message: wire.Message) -> None:
         """Log a request by the ids it can be found by: here, and on each tracker it came to."""
@@ -251,7 +282,7 @@ class Connection(asyncio.BufferedProtocol):
         ids = {"client": self.remote, "request": number, "op": op, "session": session, "seq": seq}
         log.debug("client %s: request %d %.40r %.40r/%.40r", *ids.values(), extra=ids)
 
-    def _greet(self, message: wire.Message) -> None:
+    def _greet(self, number: int, message: wire.Message) -> None:
         if message.get("op") != "hello":
             raise BadRequest(f"first operation is {message.get('op')!r}, expected 'hello'")
         if message.get("protocol") != PROTOCOL_VERSION:
@@ -262,35 +293,46 @@ class Connection(asyncio.BufferedProtocol):
         if self._timer is not None:
             self._timer.cancel()
         self._told = self.server.members_index()
-        self._send({"id": message["id"], "ok": self.server.hello()})
+        self._say({"id": number, "ok": self.server.hello()})
 
     def _answer(self, number: int, reply: Reply, at: Position) -> None:
         self.in_flight -= 1
-        if self._paused and self.in_flight == self.server.limits.requests_in_flight_max // 2:
-            self.server.turns.handle_later(self)
+        if self._paused and self.in_flight == self._most // 2:
+            self._turns.handle_later(self)
+        index = self.server.members_index()
+        if isinstance(reply, bytes) and index == self._told and not WIRE_DEBUG:
+            parts = _DONE, wire.pack(number), _OK, reply, _AT, wire.pack(at)
+            self._send(b"".join(parts))
+            return
+        reply = opened(reply)
         if reply.get("error") == OutcomeUnknown.code:
             ids = {"client": self.remote, "request": number, "error": OutcomeUnknown.code}
             log.info("client %s: request %d: %s", self.remote, number, reply["message"], extra=ids)
         answer = {"id": number, **reply}
         if at != NOWHERE:
             answer["at"] = at
-        if self._told != (index := self.server.members_index()):
+        if self._told != index:
             self._told = index
             answer["trackers"] = index, self.server.trackers()
-        self._send(answer)
+        self._say(answer)
 
-    def _send(self, message: dict[str, Any]) -> None:
-        if self._transport is None or self._transport.is_closing():
-            return
+    def _say(self, message: dict[str, Any]) -> None:
         if WIRE_DEBUG:
             wire_log.debug("%s < %s", self.remote, wire.elide(message))
+        self._send(wire.pack(message))
+
+    def _send(self, body: bytes) -> None:
+        """Queue one frame."""
+        if self._transport is None or self._transport.is_closing():
+            return
         limit = self.server.limits.client_frame_bytes_max
         try:
-            frame = wire.encode(message, limit)
+            frame = wire.frame(body, limit)
         except TooLarge as error:
-            frame = wire.encode({"id": message["id"], **error.to_wire()}, limit)
+            number = wire.decode_body(body)["id"]
+            frame = wire.encode({"id": number, **error.to_wire()}, limit)
         if not self._out:
-            self.server.loop.call_soon(self.flush)
+            self._turns.flush_later(self)
         self._out.append(frame)
 
     def flush(self) -> None:
@@ -307,7 +349,7 @@ class Connection(asyncio.BufferedProtocol):
         if self._transport is None or self._transport.is_closing():
             return
         log.info("client %s closed: %s", self.remote, error)
-        self._send({"id": 0, **error.to_wire()})
+        self._say({"id": 0, **error.to_wire()})
         self.close()
 
     def close(self) -> None:

@@ -29,7 +29,8 @@ from tracker_raft.errors import BadRequest, Unsupported
 ENTRY_VERSION = 1
 ROWS_SINCE: Final = 2
 """The cluster version from which on a publish is logged as an array."""
-_IN_ENTRY = wire.pack({"ops": [None]})[:-1]
+_IN_ENTRY = wire.pack({"ops": []})[:-1]
+"""What stands before the array of operations."""
 _BELOW = 2**63
 _MAPS, _BODIES = frozenset({dict}), frozenset({dict, tuple})
 
@@ -71,8 +72,11 @@ def pack_publish(session: int, seq: int, low: int, row: PublishRow) -> bytes:
     return wire.pack((session, seq, low, (Publish.op, *fields)))
 
 
-def pack_entry(time_ms: int, operations: list[bytes]) -> bytes:
-    """One entry from operations of :func:`pack_operation`; joins, never re-encodes."""
+def pack_entry(time_ms: int, operations: list[bytes], count: int | None = None) -> bytes:
+    """One entry from operations of :func:`pack_operation`; joins, never re-encodes.
+
+    ``count``: how many they are, where several stand in one of ``operations``.
+    """
     packer = msgpack.Packer(use_bin_type=True, autoreset=False)
     packer.pack_map_header(3)
     packer.pack("v")
@@ -80,7 +84,7 @@ def pack_entry(time_ms: int, operations: list[bytes]) -> bytes:
     packer.pack("t")
     packer.pack(time_ms)
     packer.pack("ops")
-    packer.pack_array_header(len(operations))
+    packer.pack_array_header(len(operations) if count is None else count)
     return bytes(packer.bytes()) + b"".join(operations)
 
 
@@ -107,18 +111,21 @@ def unpack_entry(data: bytes, *, rows: bool = True) -> Entry:
 
 
 def unpack_operation(data: bytes) -> LoggedOperation:
-    """Read what :func:`pack_operation` made, and nothing else. Raises :class:`BadRequest`.
+    """Read what :func:`pack_operation` made, and nothing else. Raises :class:`BadRequest`."""
+    (operation,) = unpack_operations(data, 1)
+    return operation
 
-    It is read as deep within others as it would stand in an entry: how deep msgpack goes is
+
+def unpack_operations(data: bytes, count: int) -> tuple[LoggedOperation, ...]:
+    """Read so many operations that stand one behind the other. Raises :class:`BadRequest`.
+
+    They are read as deep within others as they would stand in an entry: how deep msgpack goes is
     limited, and what can be read here can be read there.
     """
-    try:
-        (row,) = wire.decode(_IN_ENTRY + data)["ops"]
-    except ValueError:
-        raise BadRequest("not one operation") from None
-    _check((row,), _BODIES)
-    operation: LoggedOperation = row
-    return operation
+    header: bytes = msgpack.Packer().pack_array_header(count)
+    rows: tuple[LoggedOperation, ...] = wire.decode(_IN_ENTRY + header + data)["ops"]
+    _check(rows, _BODIES)
+    return rows
 
 
 def _check(rows: tuple[Any, ...], bodies_are: frozenset[type]) -> None:

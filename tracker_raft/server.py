@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import msgpack
@@ -22,7 +23,7 @@ from tracker_raft import commands, sockets, wire
 from tracker_raft.commands import INTEGER_MAX, Level, Operation, check_int
 from tracker_raft.config import PROTOCOL_VERSION, NodeConfig
 from tracker_raft.connections import Answer, Connection, TurnBudget
-from tracker_raft.entries import pack_operation
+from tracker_raft.entries import ROWS_SINCE, pack_operation, pack_publish
 from tracker_raft.errors import (
     BadRequest,
     Busy,
@@ -39,10 +40,32 @@ from tracker_raft.watching import Watches
 log = logging.getLogger("tracker_raft.server")
 
 DEADLINE_DEFAULT_S = 10.0
+DEADLINE_DEFAULT_MS = round(DEADLINE_DEFAULT_S * 1000)
 RENEW_PERIOD_S = 1.0
 RENEW_BYTES_MAX = 64 * 1024
 """Renewals in one log operation; what is beyond it goes into the next operation."""
 FEATURES: tuple[str, ...] = ()
+
+
+_LEVELS = {level.value: level for level in Level}
+Handler = Callable[[wire.Message, float, Answer, Connection], None]
+"""Of one word: takes what :meth:`Server.request` takes."""
+
+
+def _numbered(message: wire.Message) -> tuple[int, int, int]:
+    """Session, seq and low of a write. Raises :class:`BadRequest`."""
+    session, seq, low = message.get("session"), message.get("seq"), message.get("low")
+    if (
+        type(session) is type(seq) is type(low) is int
+        and 1 <= session <= INTEGER_MAX
+        and 1 <= low <= seq <= INTEGER_MAX
+    ):
+        return session, seq, low
+    return (
+        check_int("session", session, 1, INTEGER_MAX),
+        checked := check_int("seq", seq, 1, INTEGER_MAX),
+        check_int("low", low, 1, checked),
+    )
 
 
 class Renewals:
@@ -97,6 +120,14 @@ class Server:
         self._leaving: ShuttingDown | None = None
         self._renewals = Renewals()
         self._watches = Watches(self.loop, replica, self.limits)
+        self._handlers: dict[str, Handler] = {
+            **dict.fromkeys(commands.BY_WORD, self._control_this),
+            **{cls.op: self._write for cls in commands.WRITES},
+            **{cls.op: self._read for cls in commands.READS},
+            commands.Publish.op: self._publish,
+            commands.Watch.op: self._watch,
+            commands.Renew.op: self._renew_lease,
+        }
         self._server: asyncio.Server | None = None
         self._renew_task: asyncio.Task[None] | None = None
 
@@ -177,56 +208,83 @@ class Server:
         """
         if self._leaving is not None:
             raise self._leaving
-        operation = commands.parse(message)
-        deadline_s = read_s + self._time_left_s(message)
-        if isinstance(operation, commands.WRITES):
-            self._write(operation, message, deadline_s, answer)
-        elif isinstance(operation, commands.READS):
-            self._read(operation, message, deadline_s, answer)
-        elif isinstance(operation, commands.Watch):
-            self._watches.watch(operation, deadline_s, connection, answer)
-        elif isinstance(operation, commands.Renew):
-            answer({"ok": {"lease_ms": self._renew(operation.peer)}}, NOWHERE)
-        else:
-            self._control(operation, deadline_s, answer)
+        word = message.get("op")
+        handler = self._handlers.get(word) if type(word) is str else None
+        if handler is None:
+            raise commands.unknown(word)
+        handler(message, read_s, answer, connection)
 
-    def _time_left_s(self, message: wire.Message) -> float:
-        asked_ms = message.get("deadline_ms", round(DEADLINE_DEFAULT_S * 1000))
-        left_ms = check_int("deadline_ms", asked_ms, 0, INTEGER_MAX)
-        return min(left_ms / 1000, self.limits.request_deadline_max_s)
+    def _deadline_s(self, message: wire.Message, read_s: float) -> float:
+        left_ms: object = message.get("deadline_ms", DEADLINE_DEFAULT_MS)
+        if type(left_ms) is not int or not 0 <= left_ms <= INTEGER_MAX:
+            left_ms = check_int("deadline_ms", left_ms, 0, INTEGER_MAX)  # says what is wrong
+        return read_s + min(left_ms / 1000, self.limits.request_deadline_max_s)
+
+    def _publish(
+        self, message: wire.Message, read_s: float, answer: Answer, connection: Connection
+    ) -> None:
+        """What :meth:`_write` does with a publish, which most of all operations are, without making
+        an object of it; logged as an array where every tracker reads that."""
+        if self._replica.machine.version < ROWS_SINCE:
+            self._write(message, read_s, answer, connection)
+            return
+        row = commands.publish_row(message)
+        deadline_s = self._deadline_s(message, read_s)
+        packed = pack_publish(*_numbered(message), row)
+        self._replica.submit(packed, deadline_s, answer, word=commands.Publish.op)
 
     def _write(
-        self, operation: Operation, message: wire.Message, deadline_s: float, answer: Answer
+        self, message: wire.Message, read_s: float, answer: Answer, connection: Connection
     ) -> None:
-        session = seq = low = 0
+        operation = commands.parse(message)
+        deadline_s = self._deadline_s(message, read_s)
+        numbers = (0, 0, 0)
         if not isinstance(operation, commands.OpenSession):
-            session = check_int("session", message.get("session"), 1, INTEGER_MAX)
-            seq = check_int("seq", message.get("seq"), 1, INTEGER_MAX)
-            low = check_int("low", message.get("low"), 1, seq)
-        packed = pack_operation(session, seq, low, operation.to_wire())
+            numbers = _numbered(message)
+        packed = pack_operation(*numbers, operation.to_wire())
         self._replica.submit(packed, deadline_s, answer, word=operation.op)
 
     def _read(
-        self, operation: Operation, message: wire.Message, deadline_s: float, answer: Answer
+        self, message: wire.Message, read_s: float, answer: Answer, connection: Connection
     ) -> None:
-        try:
-            level = Level(message.get("level", Level.LINEARIZABLE))
-        except ValueError:
-            raise BadRequest(
-                f"level {message.get('level')!r}, expected one of {', '.join(Level)}"
-            ) from None
+        operation = commands.parse(message)
+        deadline_s = self._deadline_s(message, read_s)
+        asked = message.get("level", Level.LINEARIZABLE.value)
+        level = _LEVELS.get(asked) if type(asked) is str else None
+        if level is None:
+            raise BadRequest(f"level {asked!r}, expected one of {', '.join(Level)}")
         seen = check_int("seen", message.get("seen", 0), 0, INTEGER_MAX)
+        self._replica.reads.read(level, seen, deadline_s, partial(self._query, operation, answer))
 
-        def done(error: P2PError | None) -> None:
-            at = (self._replica.machine.applied, 0)
-            try:
-                if error is not None:
-                    raise error
-                answer({"ok": self._replica.machine.query(operation)}, at)
-            except P2PError as refusal:
-                answer(refusal.to_wire(), at)
+    def _query(self, operation: Operation, answer: Answer, error: P2PError | None) -> None:
+        """The machine may be asked now, or ``error`` says why not."""
+        machine = self._replica.machine
+        at = (machine.applied, 0)
+        try:
+            if error is not None:
+                raise error
+            answer({"ok": machine.query(operation)}, at)
+        except P2PError as refusal:
+            answer(refusal.to_wire(), at)
 
-        self._replica.reads.read(level, seen, deadline_s, done)
+    def _watch(
+        self, message: wire.Message, read_s: float, answer: Answer, connection: Connection
+    ) -> None:
+        wanted = commands.Watch.from_wire(message)
+        self._watches.watch(wanted, self._deadline_s(message, read_s), connection, answer)
+
+    def _renew_lease(
+        self, message: wire.Message, read_s: float, answer: Answer, connection: Connection
+    ) -> None:
+        renewal = commands.Renew.from_wire(message)
+        self._deadline_s(message, read_s)
+        answer({"ok": {"lease_ms": self._renew(renewal.peer)}}, NOWHERE)
+
+    def _control_this(
+        self, message: wire.Message, read_s: float, answer: Answer, connection: Connection
+    ) -> None:
+        operation = commands.parse(message)
+        self._control(operation, self._deadline_s(message, read_s), answer)
 
     def _renew(self, peer: str) -> int:
         if self._replica.leader is None:

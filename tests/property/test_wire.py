@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -65,6 +66,34 @@ def test_arbitrary_bytes_are_messages_or_a_definite_refusal(
         pass
     for message in read:
         assert all(type(key) is str for key in message)
+
+
+@given(
+    st.lists(messages, min_size=1, max_size=2),
+    st.binary(max_size=3),
+    st.binary(max_size=8) | st.just(b""),
+    st.integers(0, 200),
+)
+def test_a_frame_that_comes_alone_is_what_feeding_it_would_give(
+    sent: list[wire.Message], before: bytes, garbage: bytes, limit: int
+) -> None:
+    """Broken: what is read depends on whether it came in one piece."""
+    stream = b"".join(wire.encode(message, 64 * 1024) for message in sent)
+    for data in (stream, stream + garbage, before + stream, garbage):
+        short, long = wire.FrameDecoder(limit), wire.FrameDecoder(limit)
+        try:
+            read = short.whole(memoryview(data))
+        except BadRequest as error:
+            with pytest.raises(BadRequest, match=re.escape(str(error))):
+                list(long.feed(data))
+            continue
+        if read is None:  # then it is fed, as if nothing had happened
+            continue
+        assert list(long.feed(data)) == [read]
+        assert short.whole(memoryview(data)) == read, "nothing stays behind"
+    part = wire.FrameDecoder(64 * 1024)
+    assert list(part.feed(stream[:4])) == []
+    assert part.whole(memoryview(stream)) is None, "it is the rest of another frame"
 
 
 @given(st.binary(max_size=300))

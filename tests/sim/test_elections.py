@@ -24,6 +24,7 @@ from tracker_raft.errors import P2PError
 from tracker_raft.raft.election import Elections
 from tracker_raft.raft.engine import Role
 from tracker_raft.raft.filters import INDEX_MAX
+from tracker_raft.raft.intake import opened
 
 OPEN = pack_operation(0, 0, 0, {"op": "open_session"})
 SEEDS = range(4)
@@ -350,7 +351,7 @@ def test_what_arrives_while_a_leader_hands_over_waits_for_the_next_one(seed: int
 
         def submit() -> None:
             deadline_s = process.time() + 10 * T_S
-            replica.submit(OPEN, deadline_s, lambda reply, at: answers.append(reply))
+            replica.submit(OPEN, deadline_s, lambda reply, at: answers.append(opened(reply)))
 
         told = hand_over(it, old, it.followers()[-1].node)
         for number in range(40):

@@ -15,6 +15,7 @@ from tracker_raft import commands
 from tracker_raft.commands import Level, Operation
 from tracker_raft.entries import pack_operation
 from tracker_raft.errors import P2PError
+from tracker_raft.raft.intake import Position, Reply, opened
 
 ATTEMPT_S = 0.7
 DEADLINE_S = 6.0
@@ -187,7 +188,8 @@ class _Call:
     def _submit(self, process: Process, replica: Any, number: int) -> None:
         answered = [False]
 
-        def sink(reply: dict[str, Any], at: tuple[int, int]) -> None:
+        def sink(packed: Reply, at: Position) -> None:
+            reply = opened(packed)
             if answered[0]:
                 raise Violation(f"{self.operation} was answered twice by one attempt")
             answered[0] = True

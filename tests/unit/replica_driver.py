@@ -14,7 +14,7 @@ from tracker_raft.config import Address, Member, NodeConfig, SnapshotPolicy
 from tracker_raft.entries import pack_operation
 from tracker_raft.errors import P2PError
 from tracker_raft.machine import TrackerMachine
-from tracker_raft.raft.intake import Position, Reply
+from tracker_raft.raft.intake import Position, opened
 from tracker_raft.raft.journal import SEGMENT_BYTES
 from tracker_raft.raft.links import Links
 from tracker_raft.raft.memory import KnownMembers
@@ -23,6 +23,7 @@ from tracker_raft.raft.replica import Replica
 from tracker_raft.raft.segments import Identity
 from tracker_raft.raft.storage import Directory, ThreadWriter
 
+Answered = tuple[dict[str, Any], Position]
 OPEN = pack_operation(0, 0, 0, {"op": "open_session"})
 WAIT_S = 20.0
 """Limit of every wait; nothing here takes a tenth of it."""
@@ -92,10 +93,12 @@ class Node:
     def leads(self) -> bool:
         return self.replica.engine.leads
 
-    async def write(self, packed: bytes = OPEN, seconds: float = WAIT_S) -> tuple[Reply, Position]:
-        done: asyncio.Future[tuple[Reply, Position]] = asyncio.get_running_loop().create_future()
+    async def write(self, packed: bytes = OPEN, seconds: float = WAIT_S) -> Answered:
+        done: asyncio.Future[Answered] = asyncio.get_running_loop().create_future()
         deadline_s = asyncio.get_running_loop().time() + seconds
-        self.replica.submit(packed, deadline_s, lambda reply, at: done.set_result((reply, at)))
+        self.replica.submit(
+            packed, deadline_s, lambda reply, at: done.set_result((opened(reply), at))
+        )
         return await done
 
     async def read(self, level: Level = Level.LINEARIZABLE, seconds: float = WAIT_S) -> None:

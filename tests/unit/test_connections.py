@@ -27,6 +27,7 @@ class Host:
         self.turns = TurnBudget(self.loop)
         self.connections: set[Connection] = set()
         self.busy = False
+        self.index = 0
         self.held: list[tuple[wire.Message, Answer]] | None = None
         self.most_held = 0
 
@@ -34,7 +35,7 @@ class Host:
         return {}
 
     def members_index(self) -> int:
-        return 0
+        return self.index
 
     def trackers(self) -> list[str]:
         return []
@@ -99,6 +100,134 @@ def with_clients(count: int, host_limits: dict[str, int], story: Story) -> None:
 
 
 Story = Callable[[Host, list[Client]], Awaitable[None]]
+
+
+class Clock:
+    """The loop of a tracker, as far as turns ask it, and the time of both clocks."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.wall_s = self.cpu_s = 50.0
+        self.cpu_asked = 0
+        self.called: list[Callable[[], None]] = []
+        monkeypatch.setattr("time.thread_time", self._cpu)
+
+    def _cpu(self) -> float:
+        self.cpu_asked += 1
+        return self.cpu_s
+
+    def time(self) -> float:
+        return self.wall_s
+
+    def call_soon(self, callback: Callable[[], None]) -> None:
+        self.called.append(callback)
+
+    def pass_on(self, wall_s: float, cpu_s: float = 0.0) -> None:
+        self.wall_s += wall_s
+        self.cpu_s += cpu_s
+
+    def next_turn(self) -> None:
+        called, self.called = self.called, []
+        for callback in called:
+            callback()
+
+
+class Handled:
+    """Stands for a connection: how often it was called again."""
+
+    def __init__(self) -> None:
+        self.handled = self.flushed = 0
+
+    def handle(self) -> None:
+        self.handled += 1
+
+    def flush(self) -> None:
+        self.flushed += 1
+
+
+def test_a_turn_is_over_after_its_time_and_asks_the_system_only_then(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Broken: clients keep consensus from its turn; or each request costs a system call; or a
+    process that shares its processor handles nothing."""
+    clock: Any = Clock(monkeypatch)
+    turns, one = TurnBudget(clock), Handled()
+    connection: Any = one
+
+    def handled(most: int) -> int:
+        return next((n for n in range(most) if not turns.may_handle(connection)), most)
+
+    assert handled(1000) == 1000
+    assert clock.cpu_asked == 1, "at its beginning; no time went by since"
+    clock.pass_on(1.0)
+    assert handled(1000) == 1000, "others had the processor"
+    clock.pass_on(1.0, connections.TURN_S)
+    assert handled(1000) < connections.LOOK_EVERY
+    assert not turns.may_handle(connection) and one.handled == 0
+    clock.next_turn()
+    assert one.handled == 1
+    asked = clock.cpu_asked
+    assert handled(1000) == 1000, "the next turn has its own time"
+    assert clock.cpu_asked == asked + 1
+
+
+def test_all_that_answered_in_a_turn_are_flushed_by_one_call(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Broken: answers stay behind, or one call is made for each connection."""
+    clock: Any = Clock(monkeypatch)
+    turns = TurnBudget(clock)
+    some = [Handled() for _ in range(5)]
+    for _ in range(2):
+        for one in some:
+            connection: Any = one
+            turns.flush_later(connection)
+        assert len(clock.called) == 1 and {one.flushed for one in some} < {0, 1}
+        clock.next_turn()
+    assert [one.flushed for one in some] == [2] * 5
+
+
+def test_a_reply_that_came_packed_is_the_frame_that_its_map_would_be() -> None:
+    """Broken: what a client reads depends on which tracker it asks."""
+    ok = {"file": {"name": "ä", "content": bytes(32), "versions": (1, 2)}, "created": True}
+    requests = [{"id": number, "op": "lookup", "name": "a"} for number in (1, 2**32, 2**62)]
+
+    async def bodies(host: Host, client: Client, reply: Any) -> list[bytes]:
+        host.held = []
+        client.send(*requests)
+        while len(host.held) < len(requests):  # noqa: ASYNC110 nobody tells
+            await asyncio.sleep(0)
+        for _, answer in host.held:
+            answer(reply, (7, 300))
+        read = client.reader.readexactly
+        return [await read(wire.frame_length(await read(4), MIB)) for _ in requests]
+
+    async def story(host: Host, clients: list[Client]) -> None:
+        (client,) = clients
+        packed = await bodies(host, client, wire.pack(ok))
+        assert packed == await bodies(host, client, {"ok": ok})
+        assert wire.decode_body(packed[2]) == {"id": 2**62, "ok": ok, "at": (7, 300)}
+        host.index = 12  # the members changed
+        first, second, _ = await bodies(host, client, wire.pack(ok))
+        assert wire.decode_body(first)["trackers"] == (12, ())
+        assert "trackers" not in wire.decode_body(second)
+
+    with_clients(1, {}, story)
+
+
+def test_a_packed_reply_over_the_limit_is_told_so() -> None:
+    """Broken: one long reply ends the connection, and with it all that is under way there."""
+
+    async def story(host: Host, clients: list[Client]) -> None:
+        (client,) = clients
+        host.held = []
+        client.send({"id": 2**40, "op": "lookup", "name": "a"})
+        while not host.held:  # noqa: ASYNC110 nobody tells
+            await asyncio.sleep(0)
+        host.held[0][1](wire.pack({"x": bytes(5000)}), (7, 1))
+        reply = await client.reply()
+        assert (reply["id"], reply["error"]) == (2**40, "too_large")
+
+    with_clients(1, {"client_frame_bytes_max": 4096}, story)
 
 
 @pytest.mark.parametrize("turn_s", [0.0001, 10.0])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from tracker_raft.errors import Busy, NoLeader, ShuttingDown, TooLarge
-from tracker_raft.raft.intake import NOWHERE, Intake, Position, Reply
+from tracker_raft.raft.intake import NOWHERE, BundleSink, Intake, Position, Reply
 
 NO_LEADER = {"error": "no_leader", "message": "not me"}
 UNKNOWN = {"error": "outcome_unknown", "message": "who knows"}
@@ -27,6 +28,15 @@ class Answers:
     def sink(self, name: str) -> Any:
         return lambda reply, at: self.given.append((name, reply, at))
 
+    def bundle(self, *names: str) -> BundleSink:
+        """Takes the answers of a bundle, one for each of ``names``."""
+
+        def taken(replies: Sequence[Reply], index: int, positions: Sequence[int]) -> None:
+            for name, reply, place in zip(names, replies, positions, strict=True):
+                self.given.append((name, reply, (index, place)))
+
+        return taken
+
     @property
     def words(self) -> dict[str, str]:
         return {name: reply.get("error", "ok") for name, reply, _ in self.given}
@@ -40,7 +50,10 @@ def answers() -> Answers:
 def filled(answers: Answers, *names: str, remote: bool = False, deadline_s: float = 10) -> Intake:
     intake = Intake(pending_max=100, operation_bytes_max=100)
     for name in names:
-        intake.add(name.encode(), deadline_s, answers.sink(name), remote=remote)
+        if remote:
+            intake.add_bundle(name.encode(), 1, deadline_s, answers.bundle(name))
+        else:
+            intake.add(name.encode(), deadline_s, answers.sink(name))
     return intake
 
 
@@ -89,11 +102,13 @@ def test_clients_are_refused_before_other_trackers_and_the_trackers_own(answers:
         intake.add(b"x", 9, answers.sink(name))
     with pytest.raises(Busy):
         intake.add(b"x", 9, answers.sink("c"))
-    intake.add(b"x", 9, answers.sink("of another"), remote=True)
+    intake.add_bundle(b"x", 1, 9, answers.bundle("of another"))
     intake.add(b"x", 9, answers.sink("renewals"), own=True)
-    intake.add(b"x", 9, answers.sink("of another"), remote=True)
+    with pytest.raises(Busy, match="4 operations are under way, limit 5"):
+        intake.add_bundle(b"xx", 2, 9, answers.bundle("of another", "and one"))
+    intake.add_bundle(b"x", 1, 9, answers.bundle("of another"))
     with pytest.raises(Busy, match="5 operations are under way, limit 5"):
-        intake.add(b"x", 9, answers.sink("of another"), remote=True)
+        intake.add_bundle(b"x", 1, 9, answers.bundle("of another"))
     assert not answers.given
 
 
@@ -282,28 +297,44 @@ class AnsweredOnce(RuleBasedStateMachine):
         self.given: dict[int, list[Reply]] = {}
         self.sizes: dict[int, int] = {}
 
-    @rule(remote=st.booleans(), left_s=st.integers(1, 5), size=st.integers(1, 12))
-    def add(self, remote: bool, left_s: int, size: int) -> None:
-        name = self.added + 1
+    @rule(left_s=st.integers(1, 5), size=st.integers(1, 12))
+    def add(self, left_s: int, size: int) -> None:
         given: list[Reply] = []
 
         def sink(reply: Reply, at: Position) -> None:
             given.append(reply)
 
         try:
-            self.intake.add(bytes(size), self.now_s + left_s, sink, remote=remote)
+            self.intake.add(bytes(size), self.now_s + left_s, sink)
         except (Busy, TooLarge):
             return
-        self.added = name
-        self.given[name] = given
+        self.added += 1
+        self.given[self.added] = given
+
+    @rule(left_s=st.integers(1, 5), size=st.integers(1, 12), count=st.integers(1, 3))
+    def add_bundle(self, left_s: int, size: int, count: int) -> None:
+        given: list[list[Reply]] = [[] for _ in range(count)]
+
+        def sink(replies: Sequence[Reply], index: int, positions: Sequence[int]) -> None:
+            for one, reply, _ in zip(given, replies, positions, strict=True):
+                one.append(reply)
+
+        try:
+            self.intake.add_bundle(bytes(size), count, self.now_s + left_s, sink)
+        except (Busy, TooLarge):
+            return
+        for one in given:
+            self.added += 1
+            self.given[self.added] = one
 
     @rule(bytes_max=st.integers(1, 20))
     def propose(self, bytes_max: int) -> None:
         if batch := self.intake.take(bytes_max):
-            self.sizes[self.intake.proposed(batch)] = len(batch)
+            self.sizes[self.intake.proposed(batch)] = sum(one.count for one in batch)
 
     @rule(bytes_max=st.integers(1, 20), leader=st.sampled_from(["n2", "n3"]))
     def forward(self, bytes_max: int, leader: str) -> None:
+        self.intake.refuse_remote()  # nobody forwards what was forwarded to it
         if batch := self.intake.take(bytes_max):
             self.sizes[self.intake.forwarded(batch, leader)] = len(batch)
 
@@ -349,6 +380,8 @@ class AnsweredOnce(RuleBasedStateMachine):
     @invariant()
     def none_is_answered_twice(self) -> None:
         assert all(len(given) <= 1 for given in self.given.values())
+        waiting = sum(not given for given in self.given.values())
+        assert self.intake.pace.under_way == waiting, "each counts until it is answered"
         due_s = self.intake.next_deadline_s()
         if not all(self.given.values()):
             assert due_s is not None, "something waits and nothing will wake it"

@@ -180,7 +180,7 @@ async def test_no_promise_leaves_before_the_sync(tmp_path: Path) -> None:
         await leader_of(nodes)
         await asyncio.gather(*(node.write() for node in nodes for _ in range(20)))
         assert early == []
-        assert set(said) >= filters.NEEDS_DURABLE | {"append_entries", "forward", "forwarded"}
+        assert set(said) >= filters.NEEDS_DURABLE | {"append_entries", "forward", "answered"}
 
 
 @story

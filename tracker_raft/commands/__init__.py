@@ -156,6 +156,7 @@ __all__ = [
     "publish_row",
     "split_reference",
     "split_version",
+    "unknown",
 ]
 
 WRITES: tuple[type[Operation], ...] = (
@@ -199,5 +200,10 @@ def parse(message: Mapping[str, Any]) -> Operation:
     word = message.get("op")
     cls = BY_WORD.get(word) if isinstance(word, str) else None
     if cls is None:
-        raise UnknownOperation(f"operation {word!r} is not known here")
+        raise unknown(word)
     return cls.from_wire(message)
+
+
+def unknown(word: object) -> UnknownOperation:
+    """What is said to a word that is no operation's."""
+    return UnknownOperation(f"operation {word!r} is not known here")

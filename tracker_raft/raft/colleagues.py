@@ -4,59 +4,117 @@ term. Messages in, messages out; the bookkeeping is in :mod:`intake` and :mod:`r
 ::
 
     forward    {"batch": n, "left_ms": ms, "ops": [bytes...]}      follower to leader
-    forwarded  {"batch": n, "replies": [[reply, [index, position]]...]}
+    answered   {"batch": n, "runs": [[index, [position...], [reply...]]...]}
+    forwarded  {"batch": n, "replies": [[reply, [index, position]]...]}   the same, to release 0.1.0
     read       {"number": n}                                       follower to leader
     read_at    {"number": n, "index": i or nil: I do not lead}
     probe      {"term": t, "round": n}                             leader to all
     probed     {"term": t, "round": n}                             my term is t, too
+
+A reply that is ``answered`` is the packed value of its ``ok``, or the map of its error. The leader
+takes in what was forwarded together as one (:class:`~intake.Bundle`) where it can.
 
 The deadline of a forwarded operation travels as the time left, so no clock is compared.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from typing import Any, Final
 
 from tracker_raft.commands import INTEGER_MAX, check_int
 from tracker_raft.config import WireLimits
-from tracker_raft.entries import unpack_operation, word_of
+from tracker_raft.entries import unpack_operations, word_of
 from tracker_raft.errors import BadRequest, P2PError, TooLarge, UnknownOperation
 from tracker_raft.machine import LOG_WORDS, ROW_WORDS
 from tracker_raft.raft.engine import Engine, Role
-from tracker_raft.raft.intake import NOWHERE, Intake, Position, Reply
+from tracker_raft.raft.intake import Intake, Position, Reply, opened
 from tracker_raft.raft.reads import ReadBarrier, Waiter
 from tracker_raft.raft.seams import Lines, Message
-from tracker_raft.versions import OLDEST, RAISE_VERSION
+from tracker_raft.versions import NEWEST, OLDEST, RAISE_VERSION
 
+PACKED_SINCE: Final = 2
+"""Software that supports this cluster version is told replies packed (``answered``)."""
 PACE_S = 0.01
 """Before a tracker that was told "I do not lead" asks the same leader again."""
+
+Run = tuple[int, Sequence[int], Sequence[Reply]]
+"""Answers from one entry: its index, the position of each there, the replies."""
 
 
 def _number(message: Message, name: str) -> int:
     return check_int(name, message[name], 0, INTEGER_MAX)
 
 
-def check_forwarded(packed: object) -> str:
-    """Let only one well-formed operation of this version's words into the log; its word.
+def check_forwarded(*packed: Any) -> str:
+    """Let only well-formed operations of this version's words into the log, so many of them; the
+    word of the last.
 
     Bytes that do not decode would make the whole entry unreadable, the operations of others with
-    it; a committed word that is not known here would stop every tracker of this version.
-    Raises :class:`BadRequest` or :class:`UnknownOperation`.
+    it; a committed word that is not known here would stop every tracker of this version. They are
+    looked at as they will stand in the log, one behind the other.
+    Raises :class:`BadRequest` or :class:`UnknownOperation`, if only for one of them.
     """
-    if type(packed) is not bytes:
+    word: Any = ""
+    if not {*map(type, packed)} <= {bytes}:
         raise BadRequest("a forwarded operation that is not bytes")
-    _, _, _, body = unpack_operation(packed)
-    word = word_of(body)
-    known = ROW_WORDS if isinstance(body, tuple) else LOG_WORDS
-    if not isinstance(word, str) or word not in known or word == RAISE_VERSION:
-        raise UnknownOperation(f"operation {word!a} is not known to the leader; not run")
-    return word
+    for _, _, _, body in unpack_operations(b"".join(packed), len(packed)):
+        word = word_of(body)
+        known = ROW_WORDS if type(body) is tuple else LOG_WORDS
+        if type(word) is not str or word not in known or word == RAISE_VERSION:
+            raise UnknownOperation(f"operation {word!a} is not known to the leader; not run")
+    return str(word)
+
+
+def check_run(index: object, positions: Any, replies: Any) -> None:
+    """Raises :class:`BadRequest` or :class:`TypeError` unless this is a :data:`Run`. What was
+    packed is not looked into: it is the word of the leader."""
+    check_int("index", index, 0, INTEGER_MAX)
+    if len(positions) != len(replies) or not {*map(type, positions)} <= {int}:
+        raise BadRequest("positions")
+    if positions and (min(positions) < 0 or max(positions) > INTEGER_MAX):
+        raise BadRequest(f"positions {min(positions)} to {max(positions)}")
+    if not {*map(type, replies)} <= ({bytes, dict} if index else {dict}):
+        raise BadRequest("a reply that is neither packed, by the log, nor a map")
+
+
+def pieces(operations: Sequence[object], bytes_max: int) -> Iterator[tuple[int, int]]:
+    """Places from and up to which operations are taken in together: ``bytes_max`` at most, or
+    one."""
+    start = size = 0
+    for place, packed in enumerate(operations):
+        more = len(packed) if isinstance(packed, bytes) else 0
+        if size + more > bytes_max and place > start:
+            yield start, place
+            start, size = place, 0
+        size += more
+    if start < len(operations):
+        yield start, len(operations)
+
+
+class Forwarded:
+    """The answers of the leader to one message of operations: told once all are there."""
+
+    def __init__(self, count: int, done: Callable[[list[Run]], None]) -> None:
+        self._left = count
+        self._done = done
+        self._runs: dict[int, Run] = {}
+
+    def answer(
+        self, place: int, replies: Sequence[Reply], index: int, positions: Sequence[int]
+    ) -> None:
+        """Those of the operations from ``place`` on."""
+        self._runs[place] = index, positions, replies
+        self._left -= len(replies)
+        if self._left == 0:
+            self._done([self._runs[first] for first in sorted(self._runs)])
 
 
 class Colleagues:
     """This tracker's side of those conversations. ``flush`` lets what was sent leave soon.
 
+    ``version`` gives that of the cluster, as far as it is known here.
     ``leaderless_s``: what waits for a leader is given back when there was none for so long.
     """
 
@@ -68,6 +126,7 @@ class Colleagues:
         lines: Lines,
         limits: WireLimits,
         *,
+        version: Callable[[], int],
         leaderless_s: float,
         now: Callable[[], float],
         flush: Callable[[], None],
@@ -77,6 +136,7 @@ class Colleagues:
         self._barrier = barrier
         self._lines = lines
         self._limits = limits
+        self._version = version
         self._now = now
         self._flush = flush
         self._ask_from_s = 0.0
@@ -85,6 +145,7 @@ class Colleagues:
         self._led_term = -1
         self._handlers: dict[str, Callable[[str, Message], None]] = {
             "forward": self._on_forward,
+            "answered": self._on_answered,
             "forwarded": self._on_forwarded,
             "read": self._on_read,
             "read_at": self._on_read_at,
@@ -172,29 +233,46 @@ class Colleagues:
         number, operations = _number(message, "batch"), message["ops"]
         left_s = min(_number(message, "left_ms") / 1000, self._limits.request_deadline_max_s)
         deadline_s = self._now() + left_s
-        replies: list[tuple[Reply, Position]] = [({}, NOWHERE)] * len(operations)
-        left = len(operations)
+        batch = Forwarded(len(operations), partial(self._answer_forward, node, number))
+        # Where no word can be refused by the version of the cluster any more, they go together.
+        bytes_max = self._intake.operation_bytes_max if self._version() >= NEWEST else 0
+        for start, end in pieces(operations, bytes_max):
+            self._take_in(operations, start, end, deadline_s, batch)
 
-        def sink(place: int, reply: Reply, at: Position) -> None:
-            nonlocal left
-            replies[place] = (reply, at)
-            left -= 1
-            if left == 0:
-                self._answer_forward(node, number, replies)
-
-        for place, packed in enumerate(operations):
-            answer = partial(sink, place)
-            try:
-                word = check_forwarded(packed)
-                self._intake.add(packed, deadline_s, answer, remote=True, word=word)
-            except P2PError as error:
-                answer(error.to_wire(), NOWHERE)
-
-    def _answer_forward(
-        self, node: str, number: int, replies: list[tuple[Reply, Position]]
+    def _take_in(
+        self,
+        operations: Sequence[Any],
+        start: int,
+        end: int,
+        deadline_s: float,
+        batch: Forwarded,
     ) -> None:
+        """Those from ``start`` up to ``end`` together, or each by itself if that cannot be."""
+        some = operations[start:end]
         try:
-            self._lines.send(node, {"type": "forwarded", "batch": number, "replies": replies})
+            word = check_forwarded(*some)
+            answer = partial(batch.answer, start)
+            self._intake.add_bundle(b"".join(some), len(some), deadline_s, answer, word=word)
+        except P2PError as error:
+            if len(some) == 1:
+                batch.answer(start, [error.to_wire()], 0, [0])
+                return
+            for place in range(start, end):
+                self._take_in(operations, place, place + 1, deadline_s, batch)
+
+    def _answer_forward(self, node: str, number: int, runs: list[Run]) -> None:
+        answer: Message
+        if self._lines.newest_version(node) >= PACKED_SINCE:
+            answer = {"type": "answered", "batch": number, "runs": runs}
+        else:
+            replies = [
+                (opened(reply), (index, position))
+                for index, positions, some in runs
+                for position, reply in zip(positions, some, strict=True)
+            ]
+            answer = {"type": "forwarded", "batch": number, "replies": replies}
+        try:
+            self._lines.send(node, answer)
         except TooLarge as error:
             self._lines.drop(node, str(error))
         self._engine.send_now()  # its client may read there what it was just told
@@ -211,6 +289,20 @@ class Colleagues:
             )
             for reply, (index, position) in message["replies"]
         ]
+        self._returned(node, message, replies)
+
+    def _on_answered(self, node: str, message: Message) -> None:
+        replies: list[tuple[Reply, Position]] = []
+        for index, positions, some in message["runs"]:
+            check_run(index, positions, some)
+            replies += [
+                (reply, (index, place)) for place, reply in zip(positions, some, strict=True)
+            ]
+        self._returned(node, message, replies)
+
+    def _returned(
+        self, node: str, message: Message, replies: Sequence[tuple[Reply, Position]]
+    ) -> None:
         if not self._intake.returned(_number(message, "batch"), replies, node):
             self._ask_from_s = self._now() + PACE_S
 

@@ -24,20 +24,33 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from tracker_raft import versions
+from tracker_raft import versions, wire
 from tracker_raft.errors import Busy, NoLeader, OutcomeUnknown, P2PError, TooLarge
 from tracker_raft.raft.pace import Pace
 
-Reply = dict[str, Any]
+Reply = dict[str, Any] | bytes
+"""``{"ok": ...}`` or ``{"error": ...}``; or, of the log, the packed value of an ``ok``, which goes
+from the leader to the client's frame as it is: nobody on the way has to look into it."""
 Position = tuple[int, int]
 NOWHERE: Position = (0, 0)
 """The position of a reply that no log entry gave: this node's own refusal."""
 Sink = Callable[[Reply, Position], None]
-"""Takes the one answer of an operation: ``{"ok": ...}`` or ``{"error": ...}``, and its position."""
+"""Takes the one answer of an operation, and its position."""
+BundleSink = Callable[[Sequence[Reply], int, Sequence[int]], None]
+"""Takes the answers of the operations of a bundle, their index and their positions there."""
+
+
+def opened(reply: Reply) -> dict[str, Any]:
+    """A reply as a map, however it came."""
+    return {"ok": wire.decode(reply)} if isinstance(reply, bytes) else reply
 
 
 def _nobody(reply: Reply, at: Position) -> None:
     """Stands where an answered operation had its sink."""
+
+
+def _no_colleague(replies: Sequence[Reply], index: int, positions: Sequence[int]) -> None:
+    """The same of a bundle."""
 
 
 class Pending:
@@ -50,40 +63,91 @@ class Pending:
         "deadline_s",
         "handed_on",
         "packed",
-        "remote",
         "unknown",
         "word",
     )
+    count = 1
+    """Operations in ``packed``."""
+    remote = False
+    """Came from another tracker, which tries again itself."""
 
-    def __init__(
-        self, packed: bytes, deadline_s: float, sink: Sink, pace: Pace, *, remote: bool, word: str
-    ) -> None:
-        self._pace = pace
+    def __init__(self, packed: bytes, deadline_s: float, sink: Any, pace: Pace, word: str) -> None:
         self.packed = packed
         self.deadline_s = deadline_s
-        self.remote = remote
-        """Came from another tracker, which tries again itself."""
         self.word = word
         self.handed_on = False
         self.unknown = False
         """Was handed on and lost: it may have happened."""
         self.answered = False
         self._sink = sink
+        self._pace = pace
 
     def answer(self, reply: Reply, at: Position) -> None:
         """Give the answer, unless one was given before."""
         if self.answered:
             return
         self.answered = True
-        self._pace.answered(logged=at != NOWHERE)
-        if self.unknown and reply.get("error") in ("session_expired", "unsupported"):
+        self._pace.answered(1, logged=at[0] > 0)
+        if self.unknown and error_of(reply) in ("session_expired", "unsupported"):
             # An earlier attempt may have run, before the session was forgotten or elsewhere.
-            reply = OutcomeUnknown(f"an attempt was lost, then: {reply['message']}").to_wire()
+            text = opened(reply)["message"]
+            reply = OutcomeUnknown(f"an attempt was lost, then: {text}").to_wire()
         sink, self._sink, self.packed = self._sink, _nobody, b""  # it stays until its deadline
         sink(reply, at)
 
+    def settle(
+        self, replies: Sequence[Reply], index: int, positions: Sequence[int], first: int
+    ) -> None:
+        """Entry ``index`` was applied; the answer is the one at ``first``."""
+        self.answer(replies[first], (index, positions[first]))
+
     def refuse(self, error: P2PError) -> None:
         self.answer(error.to_wire(), NOWHERE)
+
+
+class Bundle(Pending):
+    """Operations of another tracker that are logged and answered together.
+
+    One of these costs what one operation costs: that tracker keeps account of each.
+    """
+
+    __slots__ = ("count",)
+    remote = True
+
+    def __init__(
+        self,
+        packed: bytes,
+        count: int,
+        deadline_s: float,
+        sink: BundleSink,
+        pace: Pace,
+        word: str,
+    ) -> None:
+        super().__init__(packed, deadline_s, sink, pace, word)
+        self.count: int = count
+
+    def answer(self, reply: Reply, at: Position) -> None:
+        """Give all of them this answer."""
+        self._give([reply] * self.count, at[0], [at[1]] * self.count)
+
+    def settle(
+        self, replies: Sequence[Reply], index: int, positions: Sequence[int], first: int
+    ) -> None:
+        end = first + self.count
+        self._give(replies[first:end], index, positions[first:end])
+
+    def _give(self, replies: Sequence[Reply], index: int, positions: Sequence[int]) -> None:
+        if self.answered:
+            return
+        self.answered = True
+        self._pace.answered(self.count, logged=index > 0)
+        sink, self._sink, self.packed = self._sink, _no_colleague, b""
+        sink(replies, index, positions)
+
+
+def error_of(reply: Reply) -> str | None:
+    """The error word of a reply; None: it is none."""
+    return None if isinstance(reply, bytes) else reply.get("error")
 
 
 Batch = list[Pending]
@@ -97,7 +161,10 @@ class Intake:
         self.pace = Pace(pending_max)
         self.operation_bytes_max = operation_bytes_max
         self._waiting: deque[Pending] = deque()
-        self._deadlines: list[tuple[float, int, Pending]] = []
+        self._due: deque[Pending] = deque()
+        """All that came in order of their deadlines, as they nearly always do."""
+        self._due_early: list[tuple[float, int, Pending]] = []
+        """A heap of those that came behind one with a later deadline."""
         self._count = 0
         self._proposed: dict[int, Batch] = {}
         self._forwarded: dict[int, tuple[str, Batch]] = {}
@@ -113,7 +180,6 @@ class Intake:
         deadline_s: float,
         sink: Sink,
         *,
-        remote: bool = False,
         own: bool = False,
         word: str = "",
     ) -> None:
@@ -127,27 +193,48 @@ class Intake:
             raise TooLarge(
                 f"operation of {len(packed)} bytes, limit {self.operation_bytes_max}; not run"
             )
-        refusal = self.refusal(unless_full=remote or own)
+        refusal = self.refusal(unless_full=own)
         if refusal is not None:
             raise refusal
-        pending = Pending(packed, deadline_s, sink, self.pace, remote=remote, word=word)
-        self.pace.taken()
-        self._waiting.append(pending)
-        self._count += 1
-        heapq.heappush(self._deadlines, (deadline_s, self._count, pending))
+        self._take_in(Pending(packed, deadline_s, sink, self.pace, word))
 
-    def refusal(self, *, unless_full: bool = False) -> Busy | None:
-        """Why no operation is taken in now; None: one is. Counts as one refused if not None."""
-        most = self.pending_max if unless_full else self.pace.limit
-        return self.pace.refusal(most) if self.pace.under_way >= most else None
+    def add_bundle(
+        self, packed: bytes, count: int, deadline_s: float, sink: BundleSink, *, word: str = ""
+    ) -> None:
+        """The same of ``count`` operations of another tracker; taken in are all of them or none."""
+        if len(packed) > self.operation_bytes_max:
+            raise TooLarge(
+                f"{count} operations of {len(packed)} bytes, limit {self.operation_bytes_max}; "
+                f"not run"
+            )
+        refusal = self.refusal(count, unless_full=True)
+        if refusal is not None:
+            raise refusal
+        self._take_in(Bundle(packed, count, deadline_s, sink, self.pace, word))
+
+    def _take_in(self, pending: Pending) -> None:
+        self.pace.taken(pending.count)
+        self._waiting.append(pending)
+        if not self._due or pending.deadline_s >= self._due[-1].deadline_s:
+            self._due.append(pending)
+        else:
+            self._count += 1
+            heapq.heappush(self._due_early, (pending.deadline_s, self._count, pending))
+
+    def refusal(self, count: int = 1, *, unless_full: bool = False) -> Busy | None:
+        """Why no ``count`` operations are taken in now; None: they are. Counts as one refused if
+        not None."""
+        pace = self.pace
+        most = self.pending_max if unless_full else pace.limit
+        return pace.refusal(most) if pace.under_way + count > most else None
 
     def take(self, bytes_max: int, version: int = versions.NEWEST) -> Batch:
         """The next operations that fit into ``bytes_max`` together, oldest first. What a cluster at
         ``version`` must not be given is refused."""
         batch: Batch = []
-        size = 0
-        while self._waiting:
-            pending = self._waiting[0]
+        size, waiting = 0, self._waiting
+        while waiting:
+            pending = waiting[0]
             if version < versions.NEWEST and (early := versions.refusal(pending.word, version)):
                 pending.refuse(early)
             if not pending.answered:
@@ -156,7 +243,7 @@ class Intake:
                     break
                 pending.handed_on = True
                 batch.append(pending)
-            self._waiting.popleft()
+            waiting.popleft()
         return batch
 
     # -- proposed by this node -------------------------------------------------------------------
@@ -171,12 +258,15 @@ class Intake:
         self,
         number: int,
         index: int,
-        replies: tuple[Reply, ...],
+        replies: Sequence[Reply],
         positions: Sequence[int] | None = None,
     ) -> None:
         """``positions``: of the operations in their entry; None: 0, 1, 2..."""
-        for at, pending in enumerate(self._proposed.pop(number, [])):
-            pending.answer(replies[at], (index, at if positions is None else positions[at]))
+        places = list(range(len(replies))) if positions is None else positions
+        first = 0
+        for pending in self._proposed.pop(number, []):
+            pending.settle(replies, index, places, first)
+            first += pending.count
 
     def discarded(self, number: int) -> None:
         """Another entry stands at the index of this one: it certainly did not happen."""
@@ -212,7 +302,7 @@ class Intake:
         self._forwarded[self._numbers] = leader, batch
         return self._numbers
 
-    def returned(self, number: int, replies: list[tuple[Reply, Position]], node: str) -> bool:
+    def returned(self, number: int, replies: Sequence[tuple[Reply, Position]], node: str) -> bool:
         """The answers of ``node``. False when it refused some for now: do not ask at once again.
 
         What was forwarded to another member is not its to answer.
@@ -220,15 +310,17 @@ class Intake:
         if self._forwarded.get(number, ("", []))[0] != node:
             return True
         _, batch = self._forwarded.pop(number)
-        willing = True
         self._put_back(batch[len(replies) :], unknown=True)
-        for pending, (reply, at) in reversed(list(zip(batch, replies, strict=False))):
-            if at[0] > 0 or reply.get("error") not in ("no_leader", "outcome_unknown", "busy"):
-                pending.answer(reply, at)
+        again: list[tuple[Pending, bool]] = []
+        for pending, (reply, at) in zip(batch, replies, strict=False):
+            word = None if at[0] > 0 else error_of(reply)
+            if word in ("no_leader", "outcome_unknown", "busy"):
+                again.append((pending, word == "outcome_unknown"))
             else:
-                willing = False
-                self._put_back([pending], unknown=reply["error"] == "outcome_unknown")
-        return willing
+                pending.answer(reply, at)
+        for pending, unknown in reversed(again):
+            self._put_back([pending], unknown=unknown)
+        return not again
 
     def leader_is(self, leader: str | None) -> None:
         """What was forwarded to anyone else will not be answered, or too late: try it again.
@@ -250,21 +342,28 @@ class Intake:
     def expire(self, now_s: float) -> None:
         """Answer everything whose deadline is over, each by what is known of it."""
         self.pace.turn(now_s)
-        while self._deadlines and (
-            self._deadlines[0][0] <= now_s or self._deadlines[0][2].answered
-        ):
-            _, _, pending = heapq.heappop(self._deadlines)
-            if pending.answered:
-                continue
-            if pending.handed_on or pending.unknown:
-                pending.refuse(OutcomeUnknown("no answer from the log within the deadline"))
-            else:
-                pending.refuse(NoLeader("no leader within the deadline; not run"))
+        due, early = self._due, self._due_early
+        while due and (due[0].answered or due[0].deadline_s <= now_s):
+            self._expire(due.popleft())
+        while early and (early[0][2].answered or early[0][0] <= now_s):
+            self._expire(heapq.heappop(early)[2])
         while self._waiting and self._waiting[0].answered:
             self._waiting.popleft()  # or a long time without a leader would leave it full of them
 
+    @staticmethod
+    def _expire(pending: Pending) -> None:
+        if pending.answered:
+            return
+        if pending.handed_on or pending.unknown:
+            pending.refuse(OutcomeUnknown("no answer from the log within the deadline"))
+        else:
+            pending.refuse(NoLeader("no leader within the deadline; not run"))
+
     def next_deadline_s(self) -> float | None:
-        return self._deadlines[0][0] if self._deadlines else None
+        if not self._due_early:
+            return self._due[0].deadline_s if self._due else None
+        early_s = self._due_early[0][0]
+        return min(early_s, self._due[0].deadline_s) if self._due else early_s
 
     def refuse_all(self, error: P2PError) -> None:
         """This tracker stops: answer everything, unknown where it was handed on."""

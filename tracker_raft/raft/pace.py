@@ -44,13 +44,14 @@ class Pace:
         self._begun_s: float | None = None
         self._busy: Busy | None = None
 
-    def taken(self) -> None:
-        self.under_way += 1
+    def taken(self, count: int = 1) -> None:
+        self.under_way += count
 
-    def answered(self, *, logged: bool) -> None:
+    def answered(self, count: int = 1, *, logged: bool) -> None:
         """``logged``: by the state machine, not by this tracker alone."""
-        self.under_way -= 1
-        self._logged += logged
+        self.under_way -= count
+        if logged:
+            self._logged += count
 
     def refusal(self, most: int) -> Busy:
         """What one more is told while ``most`` are under way; the same object for a while."""

@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
+from tracker_raft import wire
 from tracker_raft.entries import pack_entry, pack_operation
 from tracker_raft.machine import Applied, TrackerMachine
 from tracker_raft.raft.clock import LogicalClock
 from tracker_raft.raft.engine import FAIL_REASON, Engine
-from tracker_raft.raft.intake import Intake
+from tracker_raft.raft.intake import Intake, Reply
 from tracker_raft.raft.seams import Lines
 from tracker_raft.versions import NEWEST, RAISE_VERSION
 
@@ -18,6 +20,11 @@ log = logging.getLogger("tracker_raft.replica")
 
 EXPIRY_PERIOD_MS = 200
 """Entries that only move time on, so that something due expires, are at least this far apart."""
+
+
+def packed(reply: dict[str, Any]) -> Reply:
+    """A reply of the state machine as it travels."""
+    return wire.pack(reply["ok"]) if "ok" in reply else reply
 
 
 class Proposer:
@@ -56,13 +63,13 @@ class Proposer:
         version = self._machine().version
         while batch := self._intake.take(self._entry_bytes_max, version):
             number = self._intake.proposed(batch)
-            entry = pack_entry(stamp_ms, [pending.packed for pending in batch])
+            count = sum(pending.count for pending in batch)
+            entry = pack_entry(stamp_ms, [pending.packed for pending in batch], count)
             self._engine.propose(entry, partial(self._settled, number))
         if version < NEWEST and not self._raising:
             self._raise_version(version, stamp_ms)
-        due_ms = self._machine().next_expiry_ms()
         since_ms = stamp_ms - self._expiry_asked_ms
-        if due_ms is not None and due_ms <= stamp_ms and since_ms >= EXPIRY_PERIOD_MS:
+        if since_ms >= EXPIRY_PERIOD_MS and self._machine().is_due(stamp_ms):
             self._expiry_asked_ms = stamp_ms
             self._engine.propose(pack_entry(stamp_ms, []), lambda result, reason: None)
         self._engine.enter_queued()
@@ -84,6 +91,7 @@ class Proposer:
         """The engine's word on a proposed entry."""
         if reason == FAIL_REASON.SUCCESS and result is not None:
             index, applied = result
-            self._intake.committed(number, index, applied.replies, applied.positions)
+            replies = [packed(reply) for reply in applied.replies]
+            self._intake.committed(number, index, replies, applied.positions)
         else:
             self._intake.discarded(number)

@@ -151,6 +151,7 @@ class Replica:
             self.reads.barrier,
             self.links,
             self.config.limits,
+            version=lambda: self.machine.version,
             leaderless_s=2 * self.config.timing.election_timeout_s,
             now=self._scheduler.time,
             flush=self._turns.flush_soon,
