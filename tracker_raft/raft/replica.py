@@ -10,12 +10,10 @@ The order of a turn is the safety argument (S4, S5 of the library's defects):
 
 1. what waits is packed into entries and enters the log of a leader, or is forwarded to it;
 2. the engine ticks: commit, apply (callbacks answer proposers), send;
-3. messages that promise nothing (appends, forwards) leave, and those that promise durability
-   (acknowledgements, votes, vote requests) if what they rest on is durable (:mod:`gate`);
-4. the writer is handed what the journal took in, one sync for all of it, beside the loop; when it
-   is done, the promises that waited for it leave.
+3. messages leave, and the disk keeps what the journal took in; what promises durability leaves
+   when it does (:mod:`departures`).
 
-A follower takes steps 3 and 4 before a tick as well, and alone where it only got entries. A leader
+A follower takes step 3 before a tick as well, and alone where it only got entries. A leader
 counts itself as soon as an acknowledgement arrives, so those above its own durable index wait at
 the gate; a node that is alone ticks only when its journal is durable.
 """
@@ -31,6 +29,7 @@ from tracker_raft.machine import Applied, TrackerMachine
 from tracker_raft.raft import filters
 from tracker_raft.raft.agreement import CHECK_EVERY, Agreement
 from tracker_raft.raft.colleagues import Colleagues
+from tracker_raft.raft.departures import Departures
 from tracker_raft.raft.engine import Engine, Role
 from tracker_raft.raft.flights import Flights
 from tracker_raft.raft.gate import Gate
@@ -74,12 +73,12 @@ class Replica:
         self.machine = recovered.machine
         self.journal = recovered.journal
         self.links = links
-        self._writer = writer
-        self._gate = Gate()
-        self._on_fatal = on_fatal
-        self._scheduler = scheduler
+        self._writer, self._gate = writer, Gate()
+        self._on_fatal, self._scheduler = on_fatal, scheduler
         self._lag = LoopLag(config.timing.election_timeout_s)
-        self._turns = Turns(scheduler, self._lag, self._turn, self._flush, self._failed)
+        self._turns = Turns(
+            scheduler, self._lag, self._turn, lambda: self._departures.flush(), self._failed
+        )
         self.kick = self._turns.kick
         self._flights = Flights()
         self._outbox = Outbox(
@@ -107,17 +106,9 @@ class Replica:
             self.engine, self.engine.voters, links, self._outbox.send, config.timing.heartbeat_s
         )
         self.roll = self._make_roll(membership)
-        self.members = Reconfiguration(
-            self.engine,
-            membership,
-            links,
-            self._hand_over,
-            node=config.node,
-            version=lambda: self.machine.version,
-            timeout_s=lambda: self._lag.timeout_s(scheduler.time()),
-            now=scheduler.time,
-        )
+        self.members = self._make_members(membership)
         self._inbox = self._make_inbox()
+        self._departures = self._make_departures()
         self.kick()
 
     def _make_engine(self, membership: Membership) -> Engine:
@@ -131,6 +122,19 @@ class Replica:
             on_role=self._role_changed,
             lags=lambda node: self.keeper.lags(node),
             applied=self.machine.applied or 1,
+        )
+
+    def _make_members(self, membership: Membership) -> Reconfiguration:
+        now = self._scheduler.time
+        return Reconfiguration(
+            self.engine,
+            membership,
+            self.links,
+            self._hand_over,
+            node=self.config.node,
+            version=lambda: self.machine.version,
+            timeout_s=lambda: self._lag.timeout_s(now()),
+            now=now,
         )
 
     def _make_roll(self, membership: Membership) -> Roll:
@@ -196,6 +200,18 @@ class Replica:
             colleagues=self._colleagues,
             agreement=self._agreement,
             roll=self.roll,
+        )
+
+    def _make_departures(self) -> Departures:
+        return Departures(
+            self.journal,
+            self._writer,
+            self._outbox,
+            self._gate,
+            count=self._count,
+            durable=self._made_durable,
+            full=self._out_of_room,
+            later=self._turns.guarded,
         )
 
     # -- operations and reads --------------------------------------------------------------------
@@ -276,9 +292,9 @@ class Replica:
         if self._may_tick:
             self.engine.lead_alone()
             if self.engine.role is Role.FOLLOWER:
-                self._flush()  # what is new is on its way to the disk while the rest is applied
+                self._departures.flush()  # what is new is kept before the rest is applied
             self._tick(now_s)
-        self._flush()
+        self._departures.flush()
         self._arm(now_s)
 
     @property
@@ -319,34 +335,19 @@ class Replica:
         elif self._leading:
             self._proposer.pass_time(now_s)
 
-    def _flush(self) -> None:
-        """Let messages leave, those that promise durability once the journal keeps them."""
-        self._outbox.hand_out(self.journal.position)
-        self._outbox.release(self.journal.durable)
-        self.journal.flush(self._writer, self._flushed)  # the writer takes the interpreter away
-        if self.journal.full:
-            self._out_of_room()
-
     def _out_of_room(self) -> None:
         """The disk is full: promise nothing. Reads go on; the next turn asks for room again."""
         self.engine.step_down()
         self._watch.put_off(2 * self.config.timing.election_timeout_s)
 
-    def _flushed(self, failure: LocalError | None) -> None:
-        """The writer is done with a batch, or the journal failed."""
-        self._turns.guarded(self._made_durable, failure)
+    def _count(self, node: str, message: Message) -> None:
+        """An acknowledgement that waited for this node's own disk."""
+        self._inbox.raft(node, message, waited=True)
+        self.kick()
 
-    def _made_durable(self, failure: LocalError | None) -> None:
-        if failure is not None:
-            raise failure
-        for node, message in self._gate.arrivals(self.journal.durable_index):
-            self._inbox.raft(node, message, waited=True)
+    def _made_durable(self) -> None:
+        if not self.engine.voters and not self.journal.full:  # a tick waits for this disk alone
             self.kick()
-        self._outbox.release(self.journal.durable)
-        if not self.journal.full:  # else the next turn asks for room again
-            self.journal.flush(self._writer, self._flushed)
-            if not self.engine.voters:  # others wait for more than this disk
-                self.kick()
 
     def _arm(self, now_s: float) -> None:
         due_s = min(self.engine.deadline(), self._watch.deadline_s())
@@ -402,7 +403,7 @@ class Replica:
         self.kick()
 
     def fail(self, failure: LocalError) -> None:
-        self._turns.guarded(self._made_durable, failure)
+        self._turns.fail(failure)
 
     def _role_changed(self, old: Role, new: Role) -> None:
         if old is Role.LEADER:

@@ -69,6 +69,11 @@ class Turns:
         try:
             work(*args)
         except Exception as error:  # noqa: BLE001 whatever it was, no promise can be kept any more
+            self.fail(error)
+
+    def fail(self, error: Exception) -> None:
+        """No turn is taken any more."""
+        if not self.stopped:
             self.stopped = True
             self._failed(error)
 
