@@ -307,15 +307,13 @@ class Engine(SyncObj):  # type: ignore[misc]  # the library is untyped
             return float(self._SyncObj__newAppendEntriesTime)
         return math.inf
 
-    def outline(self) -> tuple[object, ...]:
-        """What a tick could act on after a message of a member. New entries are not among it: a
-        follower keeps them, and applies what is committed."""
+    @property
+    def standing(self) -> tuple[object, ...]:
+        """Role, leader and term: what elections go by."""
         return (
             self._SyncObj__raftState,
             self._SyncObj__raftLeader,
             self._SyncObj__raftCurrentTerm,
-            self._SyncObj__raftCommitIndex,
-            self.commit_would_move(),
         )
 
     def matched(self, node: Member) -> int:
@@ -366,10 +364,14 @@ class Engine(SyncObj):  # type: ignore[misc]  # the library is untyped
             self._SyncObj__newAppendEntriesTime = min(due_s, now_s + COMMIT_TOLD_S)
 
     @property
+    def advances(self) -> bool:
+        """Whether a tick would commit or apply something."""
+        return self.applies_more or self.commit_would_move()
+
+    @property
     def has_more(self) -> bool:
         """After a tick: whether there is work for another one at once."""
-        new = self._log.last_index != self._last_index_seen
-        return new or self.applies_more or self.commit_would_move()
+        return self._log.last_index != self._last_index_seen or self.advances
 
     def stand(self, *, forced: bool = False) -> None:
         """Let the next tick raise the term and ask for votes; ``forced``: at once everywhere."""

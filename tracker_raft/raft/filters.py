@@ -89,13 +89,6 @@ def is_raft(message: Message) -> bool:
     return type(kind) is str and kind in RAFT_TYPES
 
 
-def is_routine(message: Message) -> bool:
-    """Whether it is an append or an acknowledgement that asks for nothing: if nothing changes by
-    it, there is nothing to do."""
-    kind = message.get("type")
-    return kind == "append_entries" or (kind == "next_node_idx" and message.get("reset") is False)
-
-
 def acknowledge(last: int) -> Message:
     """A success acknowledgement for everything up to ``last``, in the library's words."""
     return {"type": "next_node_idx", "next_node_idx": last + 1, "reset": False, "success": True}

@@ -34,10 +34,11 @@ from tracker_raft.raft.engine import Engine, Role
 from tracker_raft.raft.flights import Flights
 from tracker_raft.raft.gate import Gate
 from tracker_raft.raft.handover import Done, HandOver
-from tracker_raft.raft.inbox import FatalReplicaError, Inbox
+from tracker_raft.raft.inbox import FatalReplicaError, Inbox, asks
 from tracker_raft.raft.intake import Intake, Sink
 from tracker_raft.raft.keeper import SnapshotKeeper
 from tracker_raft.raft.lag import LoopLag
+from tracker_raft.raft.logwork import LogWork
 from tracker_raft.raft.membership import Membership, Placed, begun
 from tracker_raft.raft.outbox import Outbox
 from tracker_raft.raft.proposer import Proposer
@@ -49,7 +50,7 @@ from tracker_raft.raft.seams import Lines, Message, Scheduler
 from tracker_raft.raft.snapshots import Snapshot
 from tracker_raft.raft.status import ReplicaStatus
 from tracker_raft.raft.storage import Storage, Writer
-from tracker_raft.raft.turns import WAITING_S, Turns
+from tracker_raft.raft.turns import Ask, Turns
 from tracker_raft.raft.watch import LeaderWatch
 
 log = logging.getLogger("tracker_raft.replica")
@@ -77,7 +78,12 @@ class Replica:
         self._on_fatal, self._scheduler = on_fatal, scheduler
         self._lag = LoopLag(config.timing.election_timeout_s)
         self._turns = Turns(
-            scheduler, self._lag, self._turn, lambda: self._departures.flush(), self._failed
+            scheduler,
+            self._lag,
+            flush=lambda: self._departures.flush(),
+            work=lambda now_s: self._work.do(now_s),
+            turn=self._turn,
+            failed=self._failed,
         )
         self.kick = self._turns.kick
         self._flights = Flights()
@@ -88,18 +94,15 @@ class Replica:
             pending_max=config.limits.intake_max,
             operation_bytes_max=config.timing.entry_bytes_max // 2,
         )
-        self.reads = Reads(config, lambda: int(self.engine.raftLastApplied), self.kick)
-        self._leading = self.removed = False
-        """``removed``: it failed because this node is no member any more."""
+        self.reads = Reads(config, lambda: int(self.engine.raftLastApplied), self._ask_work)
+        self.removed = False
+        """It failed because this node is no member any more."""
         self._closed = False
         membership = begun(config, self.journal, recovered.members)
         self.engine = self._make_engine(membership)
         self._nodes = self.engine.nodes
         self._agreement = Agreement(config.node, len(config.members))
         self.keeper = self._make_keeper(recovered, storage)
-        self._proposer = Proposer(
-            self.engine, self.intake, lambda: self.machine, links, config.timing.entry_bytes_max
-        )
         self._colleagues = self._make_colleagues()
         self._watch = self._make_watch()
         self._hand_over = HandOver(
@@ -109,6 +112,7 @@ class Replica:
         self.members = self._make_members(membership)
         self._inbox = self._make_inbox()
         self._departures = self._make_departures()
+        self._work = self._make_work()
         self.kick()
 
     def _make_engine(self, membership: Membership) -> Engine:
@@ -214,6 +218,26 @@ class Replica:
             later=self._turns.guarded,
         )
 
+    def _make_work(self) -> LogWork:
+        timing = self.config.timing
+        return LogWork(
+            self.engine,
+            self.journal,
+            intake=self.intake,
+            reads=self.reads,
+            proposer=Proposer(
+                self.engine, self.intake, lambda: self.machine, self.links, timing.entry_bytes_max
+            ),
+            colleagues=self._colleagues,
+            hand_over=self._hand_over,
+            roll=self.roll,
+            departures=self._departures,
+            turns=self._turns,
+            timing=timing,
+            leader=lambda: self.leader,
+            ticked=self._watch.ticked,
+        )
+
     # -- operations and reads --------------------------------------------------------------------
 
     def submit(
@@ -230,7 +254,7 @@ class Replica:
         if self._turns.stopped:
             raise ShuttingDown("this tracker is stopping; not run")
         self.intake.add(packed, deadline_s, sink, own=own, word=word)
-        self.kick()
+        self._ask_work()
 
     def status(self) -> ReplicaStatus:
         engine = self.engine
@@ -285,55 +309,19 @@ class Replica:
         self.removed = isinstance(error, Removed)
         self._on_fatal(str(error) or type(error).__name__)
 
+    def _ask_work(self) -> None:
+        self._turns.ask(Ask.WORK)
+
     def _turn(self, now_s: float) -> None:
-        self.intake.expire(now_s)
-        self.reads.barrier.expire(now_s)
         self.engine.be_patient(self._lag.timeout_s(now_s))
-        if self._may_tick:
+        if self._work.may_tick:
             self.engine.lead_alone()
-            if self.engine.role is Role.FOLLOWER:
-                self._departures.flush()  # what is new is kept before the rest is applied
-            self._tick(now_s)
-        self._departures.flush()
-        self._arm(now_s)
-
-    @property
-    def _may_tick(self) -> bool:
-        """Not on a node that is alone while its journal is behind: it would commit at once."""
-        return bool(self.engine.voters) or self.journal.durable == self.journal.position
-
-    def _tick(self, now_s: float) -> None:
-        self._watch.step()
-        self._hand_over.step(now_s)
-        self.members.step(now_s)
-        self._hand_on(now_s)
-        self.engine.send_what_is_new(now_s)
-        if self._may_tick:
-            self.engine.doTick(0)
-        self._watch.ticked()
-        self.roll.step()
-        self._note_leadership(now_s)
-        self.reads.wake(now_s)
+            self._watch.step()
+            self._hand_over.step(now_s)
+            self.members.step(now_s)
+        self._work.do(now_s, everything=True)
         self.keeper.consider()
-
-    def _hand_on(self, now_s: float) -> None:
-        """Give what waits to the log, to the leader, or leave it waiting for one."""
-        if self.engine.leads and self._leading:
-            if not self._hand_over.paused:
-                self._proposer.propose(now_s)
-            self._colleagues.ask_term(tuple(self.engine.voters), 4 * self.config.timing.heartbeat_s)
-        elif self.engine.role is not Role.LEADER:
-            self.intake.refuse_remote()
-            self._colleagues.ask_leader(self.leader, self.config.timing.entry_bytes_max)
-
-    def _note_leadership(self, now_s: float) -> None:
-        if self.engine.leads and not self._leading:
-            self._leading = True
-            self._proposer.begin(now_s)
-            log.info("leads term %d from entry %d on", self.term, self.engine.raftLastApplied)
-            self.kick()
-        elif self._leading:
-            self._proposer.pass_time(now_s)
+        self._arm(now_s)
 
     def _out_of_room(self) -> None:
         """The disk is full: promise nothing. Reads go on; the next turn asks for room again."""
@@ -343,25 +331,22 @@ class Replica:
     def _count(self, node: str, message: Message) -> None:
         """An acknowledgement that waited for this node's own disk."""
         self._inbox.raft(node, message, waited=True)
-        self.kick()
+        self._turns.ask(self._work.ask)
 
     def _made_durable(self) -> None:
         if not self.engine.voters and not self.journal.full:  # a tick waits for this disk alone
             self.kick()
 
     def _arm(self, now_s: float) -> None:
-        due_s = min(self.engine.deadline(), self._watch.deadline_s())
-        if due_s <= now_s:  # the turn just now could not act on it: nobody is linked, a link kicks
-            due_s = now_s + self.config.timing.heartbeat_s
-        parts = self._hand_over.deadline_s(), self.members.deadline_s()
-        for deadline_s in (self.intake.next_deadline_s(), *parts):
+        """A leader looks at everything as often as it gives a sign of life."""
+        latest_s = now_s + self.config.timing.heartbeat_s
+        due_s = self._watch.deadline_s()
+        if due_s <= now_s or self.engine.role is Role.LEADER:
+            due_s = latest_s
+        for deadline_s in (self._hand_over.deadline_s(), self.members.deadline_s()):
             if deadline_s is not None:
                 due_s = min(due_s, deadline_s)
-        if len(self.intake) or len(self.reads):
-            due_s = min(due_s, now_s + WAITING_S)
-        if self._may_tick and self.engine.has_more:
-            self.kick()
-        self._turns.due(due_s, now_s)
+        self._turns.turn_due(due_s, now_s)
 
     # -- what the engine reports -----------------------------------------------------------------
 
@@ -407,11 +392,10 @@ class Replica:
 
     def _role_changed(self, old: Role, new: Role) -> None:
         if old is Role.LEADER:
-            self._leading = False
-            self.intake.lost_leadership()
-            self.reads.barrier.lost_leadership()
+            self._work.lost_leadership()
             self.members.lost_leadership()
         log.info("becomes %s", new.name.lower())
+        self.kick()
 
     # -- what the links report -------------------------------------------------------------------
 
@@ -435,11 +419,17 @@ class Replica:
         self._turns.guarded(self.roll.told_removed, node)
 
     def link_message(self, node: str, message: Message) -> None:
-        """One message of a member; one that makes no sense costs it the link."""
-        before = self.engine.outline()
+        """One message of a member; one that makes no sense costs it the link. :meth:`link_read`
+        follows when all that came with it was told."""
+        before = self.engine.standing
         self._turns.guarded(self._inbox.received, node, message)
-        changed = before != self.engine.outline() or self._hand_over.waits
-        if changed or not filters.is_routine(message):
+        if before != self.engine.standing or self._hand_over.waits:
             self.kick()
-        elif message["type"] == "append_entries":  # to be kept, and answered
-            self._turns.flush_soon()
+        else:
+            self._turns.ask(asks(message))
+
+    def link_read(self, node: str) -> None:
+        """All that was read from a link was told. What it brought is done at once, but for what is
+        to wait for others: new operations."""
+        moves = self._work.may_tick and self.engine.advances
+        self._turns.at_once(Ask.WORK if moves else Ask.FLUSH)

@@ -198,7 +198,8 @@ class LeaderWatch:
         self._heard_s = here.now_s
         if self.election is None or self.election.term != here.term:
             self._note_election(leader)
-        self._cause = ""
+        if not self._elections.told:  # what comes behind that word takes no cause back
+            self._cause = ""
         if waits and here.now_s >= self._told_alive_s + here.timeout_s / 4:
             self._told_alive_s = here.now_s
             self._lines.send(leader, {"type": "alive", "term": here.term})
