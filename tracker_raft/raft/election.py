@@ -169,17 +169,17 @@ class Elections:
         if not votes:
             self._round, self._forced, self.told = None, False, False
 
-    def heard(self, here: Here) -> None:
-        """The leader this node follows said something."""
-        self._heard_s = here.now_s
-        self._due_s, self._ranked = here.now_s + here.timeout_s, False
+    def heard(self, now_s: float, timeout_s: float, term: int) -> None:
+        """The leader this node follows, of ``term``, said something."""
+        self._heard_s = now_s
+        self._due_s, self._ranked = now_s + timeout_s, False
         self._grace_until_s = self._look_again_s = -math.inf
         self._looks = LOOKS
         self._gone = self._round = self._favourite = None
         self._forced = self._silent = False
         # What it says behind its word to stand comes with that in one read, and takes nothing back.
-        self.told = self.told and here.term == self._heard_term
-        self._heard_term = here.term
+        self.told = self.told and term == self._heard_term
+        self._heard_term = term
 
     def leader_gone(self, leader: str, here: Here) -> None:
         """The process of the leader this node follows is proved gone."""

@@ -65,7 +65,6 @@ class Proposer:
         if due_ms is not None and due_ms <= stamp_ms and since_ms >= EXPIRY_PERIOD_MS:
             self._expiry_asked_ms = stamp_ms
             self._engine.propose(pack_entry(stamp_ms, []), lambda result, reason: None)
-        self._engine.enter_queued()
 
     def _raise_version(self, version: int, stamp_ms: int) -> None:
         """As far as the software of all members goes; not at all while one is out of sight."""
