@@ -40,6 +40,8 @@ class SimDisk:
         self.broken = False
         """Every sync fails, for good."""
         self.latency_s = (0.0002, 0.0006)
+        self.held_s: list[float] = []
+        """How long each sync took that the loop waited for."""
         self.deferring = False
         self._deferred: list[tuple[_File, int]] = []
         self.written: list[tuple[str, int, int]] = []
@@ -221,6 +223,7 @@ class SimWriter:
             self._disk.complete(deferred)
         if stops:
             raise MachineStops
+        self._disk.held_s.append(latency_s)
         self._process.busy_until_s = world.now_s + latency_s
         return True
 

@@ -89,7 +89,8 @@ def test_a_stall_that_the_thread_met_counts_as_well() -> None:
     trust.took(STALL_S, 100, AWAY_MIN_S / 2)
     run(trust, RUN_MIN + RECENT, AWAY_MIN_S / 2)
     assert not trust.allows(100, AWAY_MIN_S)
-    assert trust.allows(100, AWAY_MIN_S / 2 + 2 * AWAY_MIN_S)
+    assert trust.allows(100, AWAY_MIN_S / 2 + AWAY_MIN_S)
+    assert "away=1s" in repr(trust), "it is the same bad moment"
 
 
 @pytest.mark.parametrize("seconds", [MEAN_MAX_S * 1.5, STALL_S * 0.9])
