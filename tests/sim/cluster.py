@@ -219,7 +219,7 @@ class SimCluster:
             if node.node in dead:
                 continue
             node.disk.full = False
-            node.disk.latency_s = (0.0002, 0.0006)
+            node.disk.latency_s = (0.0001, 0.0004)
             if node.process is not None and node.process.paused:
                 node.process.resume()
             node.start()

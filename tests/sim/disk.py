@@ -39,7 +39,7 @@ class SimDisk:
         self.full = False
         self.broken = False
         """Every sync fails, for good."""
-        self.latency_s = (0.0002, 0.0006)
+        self.latency_s = (0.0001, 0.0004)
         self.held_s: list[float] = []
         """How long each sync took that the loop waited for."""
         self.deferring = False

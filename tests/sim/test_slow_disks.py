@@ -56,7 +56,7 @@ def test_a_disk_that_becomes_slow_holds_the_loop_once(seed: int, which: str) -> 
         stalls = [sum(took >= STALL_S for took in node.disk.held_s) for node in slow]
         assert max(stalls) == 1, "only the first one cannot be foreseen"
         for node in slow:
-            node.disk.latency_s = (0.0002, 0.0006)
+            node.disk.latency_s = (0.0001, 0.0004)
             node.disk.held_s.clear()
         world.run_until(world.now_s + 10.0)
         assert all(node.disk.held_s for node in slow), "it is trusted again"
