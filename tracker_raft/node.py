@@ -29,6 +29,7 @@ from tracker_raft.raft.recovery import recover
 from tracker_raft.raft.replica import Replica
 from tracker_raft.raft.segments import Identity
 from tracker_raft.raft.storage import Directory, ThreadWriter
+from tracker_raft.raft.trust import DiskTrust
 from tracker_raft.server import Server
 
 log = logging.getLogger("tracker_raft.node")
@@ -153,7 +154,7 @@ class Tracker:
         known = KnownMembers(memory)
         config = self.config = as_founded(config, known)
         links = Links(config, self.boot, recovered.journal.identity.birth, known)
-        writer = ThreadWriter(loop.call_soon_threadsafe)
+        writer = ThreadWriter(loop.call_soon_threadsafe, DiskTrust(), loop.time)
         if recovered.journal.bytes_cut:
             log.warning("journal: a torn tail of %d bytes was cut off", recovered.journal.bytes_cut)
         replica = Replica(

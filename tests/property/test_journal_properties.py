@@ -121,7 +121,11 @@ class StoppedAnywhere:
     def flush(self) -> None:
         before = len(self.writer.waiting)
         waiting = len(self.journal._pending)
-        self.journal.flush(self.writer, ignore)
+        self.writer.at_once = self.random.random() < 0.1
+        if self.journal.flush(self.writer, ignore):
+            assert self.under_way == 0, "one batch at a time"
+            assert self.journal.durable == self.journal.position - len(self.journal._pending)
+            self.done["made durable at once"] += 1
         if len(self.writer.waiting) > before:
             assert self.under_way == 0, "one batch at a time"
             self.under_way = waiting - len(self.journal._pending)
@@ -222,8 +226,9 @@ def test_whenever_it_stops_what_was_durable_is_there_and_nothing_else(seed: int)
 def test_the_runs_see_what_they_are_for() -> None:
     """Broken: the test above passes because nothing happens in it."""
     seen: Counter[str] = Counter()
-    for seed in range(20):
+    for seed in range(30):
         seen += run(seed).done
     for what in ("truncated in a batch", "segments deleted", "no room", "synced", "torn", "clean"):
+        assert seen["made durable at once"] >= 5, seen
         assert seen[what] >= 20, seen
     assert seen["segments"] > 2 * (seen["torn"] + seen["clean"])

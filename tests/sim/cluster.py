@@ -16,9 +16,11 @@ from tracker_raft.raft.hello import Hello
 from tracker_raft.raft.recovery import recover
 from tracker_raft.raft.replica import Replica
 from tracker_raft.raft.segments import Identity
+from tracker_raft.raft.trust import STALL_S
 
 SEGMENT_BYTES = 16 * 1024
 CLUSTER = "sim"
+STOPS_FOR_S = 0.05
 SPARES = ("m1", "m2", "m3")
 """Nodes that are no members at first."""
 SNAPSHOTS = SnapshotPolicy(
@@ -57,7 +59,9 @@ class SimNode:
 
     @property
     def answers(self) -> bool:
-        return self.up and self.process is not None and not self.process.paused
+        if self.process is None or not self.process.alive or self.process.paused:
+            return False
+        return self.process.busy_until_s < self.cluster.world.now_s + STALL_S
 
     def start(self) -> None:
         """Start a process, unless one runs. A damaged journal keeps the node down for good."""
@@ -65,7 +69,9 @@ class SimNode:
             return
         world = self.cluster.world
         self.runs += 1
-        process = Process(world, self.node, self.rate, self.offset_s, around=self._globals)
+        process = Process(
+            world, self.node, self.rate, self.offset_s, around=self._globals, stops=self._stops
+        )
         self.process = process
         process.run(self._build, process)
 
@@ -87,7 +93,7 @@ class SimNode:
             config,
             recovered=recovered,
             storage=self.disk,
-            writer=SimWriter(cluster.world, process, self.disk),
+            writer=SimWriter(cluster.world, process, self.disk, cluster.at_once),
             links=links,
             scheduler=process,
             on_fatal=self._failed,
@@ -141,6 +147,10 @@ class SimNode:
         self.kill()
         self.disk.crash()
 
+    def _stops(self) -> None:
+        self.power_loss()
+        self.cluster.world.after(STOPS_FOR_S, None, self.start)
+
     def __repr__(self) -> str:
         state = "up" if self.answers else "paused" if self.up else "down"
         return f"<SimNode {self.node} {state} {self.replica.status() if self.replica else ''}>"
@@ -149,8 +159,17 @@ class SimNode:
 class SimCluster:
     """All nodes of one run."""
 
-    def __init__(self, world: World, ids: list[str], timing: RaftTiming | None = None) -> None:
+    def __init__(
+        self,
+        world: World,
+        ids: list[str],
+        timing: RaftTiming | None = None,
+        *,
+        at_once: float = 0.0,
+    ) -> None:
+        """``at_once``: the share of syncs that the loop of a node waits for."""
         self.world = world
+        self.at_once = at_once
         self.timing = timing or RaftTiming()
         self.ids = ids
         self.network = Network(world)
@@ -200,7 +219,7 @@ class SimCluster:
             if node.node in dead:
                 continue
             node.disk.full = False
-            node.disk.latency_s = (0.0002, 0.0006)
+            node.disk.latency_s = (0.0001, 0.0004)
             if node.process is not None and node.process.paused:
                 node.process.resume()
             node.start()

@@ -11,7 +11,8 @@ import errno
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from tests.sim.world import Process, World
+from tests.sim.world import MachineStops, Process, World
+from tracker_raft.raft.trust import DiskTrust
 
 SECTOR_BYTES = 512
 
@@ -38,7 +39,9 @@ class SimDisk:
         self.full = False
         self.broken = False
         """Every sync fails, for good."""
-        self.latency_s = (0.0002, 0.0006)
+        self.latency_s = (0.0001, 0.0004)
+        self.held_s: list[float] = []
+        """How long each sync took that the loop waited for."""
         self.deferring = False
         self._deferred: list[tuple[_File, int]] = []
         self.written: list[tuple[str, int, int]] = []
@@ -178,23 +181,62 @@ def _settle(file: _File, upto: int) -> None:
     file.settled += count
 
 
-class SimWriter:
-    """Work on a disk beside the loop: it takes the disk's time, and a crash interrupts it."""
+STOPS_AT_ONCE = 1 / 600
+"""So often the machine stops in the middle of a sync that the loop waits for."""
 
-    def __init__(self, world: World, process: Process, disk: SimDisk) -> None:
+
+class SimWriter:
+    """Work on a disk: beside the loop it takes the disk's time, and a crash interrupts it.
+
+    ``at_once`` is the share of syncs that the loop itself waits for, while the disk is fast: then
+    the process does nothing else meanwhile, and now and then its machine stops there.
+    """
+
+    def __init__(self, world: World, process: Process, disk: SimDisk, at_once: float = 0.0) -> None:
         self._world = world
         self._process = process
         self._disk = disk
+        self._at_once = at_once
+        self._trust = DiskTrust()
+        self._under_way = 0
         self._free_at_s = 0.0
 
     def run(self, work: Callable[[], None], done: Callable[[OSError | None], None]) -> None:
+        self._beside(work, self._world.random.uniform(*self._disk.latency_s), done)
+
+    def sync(
+        self, work: Callable[[], None], size: int, done: Callable[[OSError | None], None]
+    ) -> bool:
+        if not self._at_once:
+            self.run(work, done)
+            return False
+        world = self._world
+        latency_s = world.random.uniform(*self._disk.latency_s)
+        trusted = self._trust.allows(size, world.now_s) and not self._under_way
+        self._trust.took(latency_s, size, world.now_s)
+        if not trusted or world.random.random() >= self._at_once:
+            self._beside(work, latency_s, done)
+            return False
+        deferred = self._disk.begin(work)
+        stops = world.random.random() < STOPS_AT_ONCE
+        if not (stops and world.random.random() < 0.5):
+            self._disk.complete(deferred)
+        if stops:
+            raise MachineStops
+        self._disk.held_s.append(latency_s)
+        self._process.busy_until_s = world.now_s + latency_s
+        return True
+
+    def _beside(
+        self, work: Callable[[], None], latency_s: float, done: Callable[[OSError | None], None]
+    ) -> None:
         error: OSError | None = None
         deferred: list[tuple[_File, int]] = []
         try:
             deferred = self._disk.begin(work)
         except OSError as caught:
             error = caught
-        latency_s = self._world.random.uniform(*self._disk.latency_s)
+        self._under_way += 1
         self._free_at_s = max(self._free_at_s, self._world.now_s) + latency_s
         self._world.at(self._free_at_s, self._process, self._done, deferred, done, error)
 
@@ -204,6 +246,7 @@ class SimWriter:
         done: Callable[[OSError | None], None],
         error: OSError | None,
     ) -> None:
+        self._under_way -= 1
         self._disk.complete(deferred)
         done(error)
 

@@ -205,7 +205,7 @@ class Applier:
                 self._later(fault, setattr, network, "delay_s", (0.0001, 0.0005))
             case "slow disk":
                 node.disk.latency_s = (0.02, 0.3)
-                self._later(fault, setattr, node.disk, "latency_s", (0.0002, 0.0006))
+                self._later(fault, setattr, node.disk, "latency_s", (0.0001, 0.0004))
             case "full disk":
                 node.disk.full = True
                 self._later(fault, setattr, node.disk, "full", False)

@@ -197,7 +197,7 @@ def _stock(stack: ExitStack) -> None:
         return Verdict(deliver=message)
 
     stack.enter_context(patch.object(filters, "incoming", pass_on))
-    stack.enter_context(patch.object(filters, "outgoing", lambda message, term: message))
+    stack.enter_context(patch.object(filters, "outgoing", lambda message, term, **_: message))
 
     def deliver(self: Engine, node: Member, message: Message) -> None:
         self._SyncObj__onMessageReceived(node, message)

@@ -49,6 +49,12 @@ def nodes_of(seed: int) -> int:
     return (3, 3, 3, 5, 1)[seed % 5]
 
 
+def at_once_of(seed: int) -> float:
+    """The share of syncs that the loop of a node waits for: none, all while the disk is fast, or
+    any."""
+    return (0.0, 1.0, 0.5)[seed % 3]
+
+
 def ids_of(seed: int) -> list[str]:
     return [f"n{number}" for number in range(1, nodes_of(seed) + 1)]
 
@@ -76,7 +82,8 @@ def run(
     ``members``: nodes are added and removed meanwhile.
     """
     world = World(seed)
-    cluster = SimCluster(world, ids_of(seed), SMALL_BATCHES if seed % 2 else None)
+    timing = SMALL_BATCHES if seed % 2 else None
+    cluster = SimCluster(world, ids_of(seed), timing, at_once=at_once_of(seed))
     if members:
         cluster.network.version = NEWEST  # an entry of members needs it
     if faults is None:

@@ -27,6 +27,10 @@ class Call:
         self.args = ()
 
 
+class MachineStops(BaseException):
+    """Raised in the middle of what a process does: it gets no further, and its machine is off."""
+
+
 class World:
     """The only clock and the only source of chance of one run."""
 
@@ -62,6 +66,10 @@ class World:
             if process is not None and process.paused:
                 process.stood_still.append(call)
                 continue
+            if process is not None and time_s < process.busy_until_s:
+                self._numbers += 1
+                heapq.heappush(self._heap, (process.busy_until_s, self._numbers, process, call))
+                continue
             self.events += 1
             work, args, call.work = call.work, call.args, None
             if process is None:
@@ -87,10 +95,17 @@ class Process:
     stood_still: deque[Call] = field(default_factory=deque)
     around: Callable[[Process], None] = lambda process: None
     """Called before anything of this process runs: sets what the library has as globals."""
+    stops: Callable[[], None] = lambda: None
+    """Its machine stopped in the middle of something."""
+    busy_until_s: float = 0.0
+    """It does one thing until then; whatever is due meanwhile comes late."""
 
     def run(self, work: Callable[..., object], *args: Any) -> None:
         self.around(self)
-        work(*args)
+        try:
+            work(*args)
+        except MachineStops:
+            self.stops()
 
     def kill(self) -> None:
         self.alive = False

@@ -117,7 +117,6 @@ class Member:
     def propose(self, count: int) -> None:
         for _ in range(count):
             self.engine.propose(b"mine", lambda result, reason: None)
-        self.engine.enter_queued()
 
     # -- what came of it -------------------------------------------------------------------------
 

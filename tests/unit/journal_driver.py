@@ -88,14 +88,22 @@ class Memory:
 
 
 class HeldWriter:
-    """Does its work when told, and reports it when told."""
+    """Does its work when told, and reports it when told; a sync at once while ``at_once``."""
 
     def __init__(self) -> None:
+        self.at_once = False
         self.waiting: list[tuple[Work, Done]] = []
         self.done: list[tuple[Done, OSError | None]] = []
 
     def run(self, work: Work, done: Done) -> None:
         self.waiting.append((work, done))
+
+    def sync(self, work: Work, size: int, done: Done) -> bool:
+        if self.at_once and not self.waiting and not self.done:
+            work()
+            return True
+        self.run(work, done)
+        return False
 
     def work(self) -> None:
         work, done = self.waiting.pop(0)

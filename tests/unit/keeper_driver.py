@@ -130,6 +130,10 @@ class SlowWriter:
         self._waiting.append((work, done))
         self.go_on()
 
+    def sync(self, work: Work, size: int, done: Done) -> bool:
+        self.run(work, done)
+        return False
+
     def go_on(self) -> None:
         if not self._busy and self._waiting and not self.held():
             self._busy = True

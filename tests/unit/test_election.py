@@ -42,12 +42,16 @@ class Node:
         self.here = here
         self.elections = Elections(node, members, STAGGER_S, here)
         if here.leader is not None:
-            self.elections.heard(here)
+            self.hears()
 
     def at(self, now_s: float, **changes: Any) -> list[Action]:
         """What it does at that time, things having become as ``changes`` say."""
         self.here = replace(self.here, now_s=now_s, **changes)
         return self.elections.step(self.here)
+
+    def hears(self) -> None:
+        """The leader says something."""
+        self.elections.heard(self.here.now_s, self.here.timeout_s, self.here.term)
 
     def asked(self, node: str, term: int = 4, log: LastLog = LOG, number: int = 1) -> None:
         self.elections.asked(node, PreVote(term, log, number), self.here)
@@ -110,7 +114,7 @@ def test_a_silent_leader_is_replaced_when_the_time_out_is_over() -> None:
     """Broken: a leader that is stopped leads for ever, or one that speaks is deposed."""
     node = Node()
     assert node.at(TIMEOUT_S * 0.9) == []
-    node.elections.heard(node.here)
+    node.hears()
     assert node.at(TIMEOUT_S * 1.8) == []
     assert node.at(TIMEOUT_S * 1.95) == ASKS
 
@@ -229,7 +233,7 @@ def test_who_stood_still_itself_looks_again_before_it_stands() -> None:
     node = Node()
     assert node.at(TIMEOUT_S * 3, late_s=TIMEOUT_S * 2) == []
     assert node.at(TIMEOUT_S * 3.2, late_s=0.0) == []
-    node.elections.heard(node.here)
+    node.hears()
     assert node.at(TIMEOUT_S * 4.1) == []
 
 
@@ -249,7 +253,7 @@ def test_a_request_is_not_held_for_ever() -> None:
     node.asked("n3")
     for beat in range(1, 20):
         assert node.at(beat * TIMEOUT_S / 5) == []
-        node.elections.heard(node.here)
+        node.hears()
     node.elections.leader_gone("n2", node.here)
     assert node.at(node.here.now_s) == ASKS
 
@@ -378,7 +382,7 @@ def test_a_sign_of_life_behind_the_word_to_stand_does_not_take_it_back() -> None
     """Broken: when both come in one read nobody stands, and the leader waits, paused, in vain."""
     node = Node()
     node.elections.told_to_stand()
-    node.elections.heard(node.here)
+    node.hears()
     assert node.at(0.0) == [Stand(forced=True)]
 
 
@@ -387,7 +391,7 @@ def test_a_new_leader_takes_back_the_word_of_the_old_one() -> None:
     node = Node()
     node.elections.told_to_stand()
     node.here = replace(node.here, term=4, leader="n3")
-    node.elections.heard(node.here)
+    node.hears()
     assert node.at(0.0) == []
 
 

@@ -232,14 +232,12 @@ def test_s15_the_largest_entry_is_sent_whole(tmp_path: Path) -> None:
     member = Member(tmp_path, timing=timing)
     member.lead()
     member.engine.propose(bytes(timing.entry_bytes_max), lambda result, reason: None)
-    member.engine.enter_queued()
     member.engine.send_now()
     member.engine.doTick(0)
     sent = [e for message in member.sent("append_entries") for e in message["entries"]]
     assert max(len(command) for command, _, _ in sent) == timing.entry_bytes_max + 1
     assert not any("transmission" in message for _, message in member.line.sent)
     member.engine.propose(bytes(timing.append_batch_bytes), lambda result, reason: None)
-    member.engine.enter_queued()
     member.engine.send_now()
     with pytest.raises(RuntimeError, match="pickle is not used"):
         member.engine.doTick(0)  # the canary: this size is what the library chunks

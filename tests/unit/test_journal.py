@@ -239,6 +239,49 @@ def test_what_arrives_while_a_batch_is_under_way_waits_for_the_next() -> None:
     assert reopened(storage.copy()).last_index == 2
 
 
+def test_a_batch_that_is_written_at_once_is_durable_and_not_reported() -> None:
+    """Broken: what is durable is taken for pending, or counted twice, or a new segment, which takes
+    long to allocate, holds the loop."""
+    storage, writer = Memory(), HeldWriter()
+    writer.at_once = True
+    ended: list[LocalError | None] = []
+    journal = SegmentJournal(storage, IDENTITY, segment_bytes=SEGMENT_BYTES)
+    journal.add(b"\x01", 1, 0)
+    assert not journal.flush(writer, ended.append), "it begins a segment"
+    writer.work()
+    writer.report()
+    assert ended == [None]
+    journal.add(b"\x00x", 2, 0)
+    assert journal.flush(writer, ended.append)
+    assert (journal.durable, journal.durable_index, journal.syncs) == (2, 2, 2)
+    assert not journal.flush(writer, ended.append), "nothing is left"
+    assert (ended, writer.waiting) == ([None], [])
+    assert reopened(storage.copy()).last_index == 2
+    journal.add(b"\x00" + bytes(SEGMENT_BYTES), 3, 0)
+    assert not journal.flush(writer, ended.append)
+    assert len(writer.waiting) == 1
+
+
+@pytest.mark.parametrize("call", ["write", "sync"])
+def test_a_batch_that_fails_at_once_is_the_end(call: str) -> None:
+    """Broken: after a failed sync a node goes on with a log of which nobody knows what is there."""
+    storage, writer = Memory(), HeldWriter()
+    journal = SegmentJournal(storage, IDENTITY)
+    journal.add(b"\x01", 1, 0)
+    journal.sync()
+    writer.at_once = True
+    journal.add(b"\x00x", 2, 0)
+    storage.fails = {call: errno.EIO}
+    with pytest.raises(LocalError, match="this node cannot go on"):
+        journal.flush(writer, ignore)
+    storage.fails = {}
+    assert not journal.flush(writer, ignore), "nothing is written any more"
+    assert (journal.durable, journal.durable_index) == (1, 1)
+    journal.add(b"\x00y", 3, 0)
+    with pytest.raises(LocalError, match="failed before"):
+        journal.sync()
+
+
 def test_a_truncation_while_a_batch_is_under_way_is_not_undone_by_its_end() -> None:
     """Broken: a leader counts itself with an entry of which its disk holds another one."""
     writer = HeldWriter()

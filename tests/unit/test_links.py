@@ -32,6 +32,7 @@ class Owner:
 
     def __init__(self) -> None:
         self.told: list[tuple[Any, ...]] = []
+        self.read: list[str] = []
 
     def link_up(self, node: str, *, other_run: bool) -> None:
         self.told.append(("up", node, other_run))
@@ -41,6 +42,9 @@ class Owner:
 
     def link_message(self, node: str, message: dict[str, Any]) -> None:
         self.told.append(("message", node, message))
+
+    def link_read(self, node: str) -> None:
+        self.read.append(node)
 
 
 def configs(directory: Path, *nodes: str) -> list[NodeConfig]:

@@ -13,8 +13,9 @@ from tracker_raft.commands import Level
 from tracker_raft.entries import pack_entry, pack_operation
 from tracker_raft.errors import P2PError
 from tracker_raft.raft import filters
-from tracker_raft.raft.engine import Role
+from tracker_raft.raft.engine import REGULAR, Role
 from tracker_raft.raft.intake import Reply
+from tracker_raft.versions import NEWEST
 
 # -- one node --------------------------------------------------------------------------------------
 
@@ -53,6 +54,7 @@ async def test_all_that_arrives_in_one_turn_is_one_entry_and_one_sync(tmp_path: 
     """Broken: group commit is gone: a sync for every operation."""
     async with cluster(tmp_path, 1) as (node,):
         await leader_of([node])
+        await until(lambda: node.machine.version == NEWEST and not node.behind)
         syncs = node.journal.syncs
         replies = await asyncio.gather(*(node.write() for _ in range(100)))
         assert {at[0] for _, at in replies} == {replies[0][1][0]}
@@ -199,7 +201,6 @@ async def test_a_leader_counts_itself_only_with_what_is_synced(tmp_path: Path) -
 
         leader.replica.engine.deliver = spy  # type: ignore[method-assign]  # a spy for this test
         leader.replica.engine.propose(pack_entry(0, [OPEN]), lambda result, reason: None)
-        leader.replica.engine.enter_queued()
         assert leader.behind
         newest, term = leader.journal.last_index, leader.replica.engine.raftCurrentTerm
         for index in 1, newest:
@@ -237,12 +238,15 @@ async def test_a_command_left_in_the_librarys_queue_stays_here(tmp_path: Path) -
         follower.links.send = (  # type: ignore[method-assign]  # a spy for this test
             lambda to, message: said.append(message["type"]) is None and send(to, message)
         )
-        follower.replica.engine.propose(pack_entry(0, [OPEN]), lambda result, reason: None)
+        engine = follower.replica.engine
+        engine._applyCommand(pack_entry(0, [OPEN]), lambda result, reason: None, REGULAR)
         follower.replica.kick()
         reply, _ = await follower.write()
         assert "ok" in reply
         assert "apply_command" not in said
         assert "forward" in said
+        with pytest.raises(RuntimeError, match="does not lead"):
+            engine.propose(pack_entry(0, [OPEN]), lambda result, reason: None)
 
 
 # -- the end ---------------------------------------------------------------------------------------

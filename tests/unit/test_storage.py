@@ -12,6 +12,7 @@ import pytest
 from journal_driver import Memory
 
 from tracker_raft.raft.storage import Directory, Storage, ThreadWriter
+from tracker_raft.raft.trust import RUN_MIN, STALL_S, DiskTrust
 
 WAIT_S = 20.0
 
@@ -222,6 +223,94 @@ def test_work_is_done_beside_the_loop_one_by_one_and_reported_on_it() -> None:
     assert story == ["a works", "b works", "c works", "a done None", "b done None", "c done None"]
     assert len(threads) == 1
     assert threading.get_ident() not in threads
+    writer.close()
+
+
+class Disk:
+    """Syncs that take as long as is said, on a clock of its own."""
+
+    def __init__(self) -> None:
+        self.now_s = 0.0
+        self.takes_s = 0.0001
+        self.threads: list[int] = []
+
+    def now(self) -> float:
+        return self.now_s
+
+    def work(self) -> None:
+        self.threads.append(threading.get_ident())
+        self.now_s += self.takes_s
+
+
+def proved(loop: Loop, disk: Disk) -> ThreadWriter:
+    """A writer whose disk was fast so far."""
+    writer = ThreadWriter(loop.call_soon_threadsafe, DiskTrust(), disk.now)
+    for _ in range(RUN_MIN):
+        assert not writer.sync(disk.work, 100, lambda error: None)
+        loop.run(1)
+    assert threading.get_ident() not in disk.threads
+    disk.threads.clear()
+    return writer
+
+
+def test_a_disk_that_proved_fast_is_waited_for_until_it_stalls() -> None:
+    """Broken: a lone write pays two hand-overs, or each sync of a slow disk holds the loop."""
+    loop, disk = Loop(), Disk()
+    writer = proved(loop, disk)
+    told: list[OSError | None] = []
+    assert writer.sync(disk.work, 100, told.append)
+    disk.takes_s = STALL_S
+    assert writer.sync(disk.work, 100, told.append), "nobody can know before"
+    assert disk.threads == [threading.get_ident()] * 2
+    assert (told, loop.calls) == ([], [])
+    assert not writer.sync(disk.work, 100, told.append)
+    loop.run(1)
+    assert told == [None]
+    assert disk.threads[-1] != threading.get_ident()
+    writer.close()
+
+
+def test_the_loop_does_nothing_while_the_thread_has_work() -> None:
+    """Broken: two threads use one storage, or a batch is written before the one before it."""
+    loop, disk = Loop(), Disk()
+    writer = proved(loop, disk)
+    gate = threading.Event()
+    told: list[str] = []
+    writer.run(lambda: gate.wait(WAIT_S) and None, lambda error: told.append("snapshot"))
+    assert not writer.sync(disk.work, 100, lambda error: told.append("log"))
+    gate.set()
+    loop.run(1)
+    assert told == ["snapshot"]
+    assert not writer.sync(disk.work, 100, lambda error: told.append("log"))
+    loop.run(2)
+    assert told == ["snapshot", "log", "log"]
+    assert writer.sync(disk.work, 100, lambda error: told.append("too late"))
+    writer.close()
+
+
+def test_other_work_says_nothing_of_the_disk() -> None:
+    """Broken: a snapshot that is read for a while is taken for a disk that stalls."""
+    loop, disk = Loop(), Disk()
+    writer = proved(loop, disk)
+    disk.takes_s = 10 * STALL_S
+    writer.run(disk.work, lambda error: None)
+    loop.run(1)
+    assert writer.sync(disk.work, 100, lambda error: None)
+    writer.close()
+
+
+def test_an_error_of_what_is_done_at_once_is_raised() -> None:
+    """Broken: a sync that failed is believed done."""
+    loop, disk = Loop(), Disk()
+    writer = proved(loop, disk)
+
+    def fails() -> None:
+        raise OSError(errno.EIO, "broken")
+
+    told: list[OSError | None] = []
+    with pytest.raises(OSError, match="broken"):
+        writer.sync(fails, 100, told.append)
+    assert (told, loop.calls) == ([], [])
     writer.close()
 
 

@@ -150,7 +150,7 @@ class Elections:
         self._gone: str | None = None
         """A leader whose process is proved gone."""
         self._forced = False
-        self._told = False
+        self.told = False
         """The leader of ``_heard_term`` hands over to this node."""
         self._heard_term = 0
         self._observe = 0
@@ -167,19 +167,19 @@ class Elections:
         stands; it grants votes like any other: who asks may know more of the members."""
         self._members, self._voters, self._votes = len(voters) + votes, voters, votes
         if not votes:
-            self._round, self._forced, self._told = None, False, False
+            self._round, self._forced, self.told = None, False, False
 
-    def heard(self, here: Here) -> None:
-        """The leader this node follows said something."""
-        self._heard_s = here.now_s
-        self._due_s, self._ranked = here.now_s + here.timeout_s, False
+    def heard(self, now_s: float, timeout_s: float, term: int) -> None:
+        """The leader this node follows, of ``term``, said something."""
+        self._heard_s = now_s
+        self._due_s, self._ranked = now_s + timeout_s, False
         self._grace_until_s = self._look_again_s = -math.inf
         self._looks = LOOKS
         self._gone = self._round = self._favourite = None
         self._forced = self._silent = False
         # What it says behind its word to stand comes with that in one read, and takes nothing back.
-        self._told = self._told and here.term == self._heard_term
-        self._heard_term = here.term
+        self.told = self.told and term == self._heard_term
+        self._heard_term = term
 
     def leader_gone(self, leader: str, here: Here) -> None:
         """The process of the leader this node follows is proved gone."""
@@ -193,11 +193,11 @@ class Elections:
     def put_off(self, until_s: float) -> None:
         """This node cannot keep what a leader promises before then."""
         self._put_off(until_s)
-        self._forced = self._told = False
+        self._forced = self.told = False
 
     def told_to_stand(self) -> None:
         """The leader that was heard last hands over to this node."""
-        self._told = True
+        self.told = True
 
     def hinted(self, term: int, *, led: bool = False) -> None:
         """A member answered this leader that the term is ``term`` already; ``led``: and that it
@@ -206,7 +206,7 @@ class Elections:
 
     def stood(self, here: Here) -> None:
         """This node raised its term and asked for votes."""
-        self._round, self._forced, self._told = None, False, False
+        self._round, self._forced, self.told = None, False, False
         self._favour(self._node, here)
         self._put_off(here.now_s + here.timeout_s * (1 + self._chance()))
 
@@ -270,7 +270,7 @@ class Elections:
 
     def deadline_s(self, here: Here) -> float:
         """When :meth:`step` has something to do although nothing happens."""
-        if self._answers or self._observe or self._forced or self._told:
+        if self._answers or self._observe or self._forced or self.told:
             return here.now_s
         if here.leads:
             return math.inf
@@ -289,7 +289,7 @@ class Elections:
         self._look_again(here)
         self._silent = self._is_silent(here)
         observe, self._observe = self._observe > here.term and self._observe, 0
-        forced, self._forced, self._told = self._forced or self._told, False, False
+        forced, self._forced, self.told = self._forced or self.told, False, False
         if observe:
             actions.append(Observe(observe))
         if forced and self._votes and (observe or not here.leads):

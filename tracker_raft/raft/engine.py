@@ -32,6 +32,7 @@ from tracker_raft.raft.filters import Message
 from tracker_raft.raft.journal import SegmentJournal
 
 REGULAR, NO_OP = 0, 1
+_REGULAR = bytes((REGULAR,))
 MEMBERS = configuration.KIND[0]
 INERT = frozenset({NO_OP, 2, 3, MEMBERS})
 """Kinds that only move their index on: the library's own, and members, which are in force from
@@ -199,6 +200,8 @@ class Engine(SyncObj):  # type: ignore[misc]  # the library is untyped
         meanwhile, which none of that waits for; blocked for seconds it would be taken for dead.
         """
         committed = self.raftCommitIndex
+        if committed == self.raftLastApplied:
+            return False
         self._SyncObj__raftCommitIndex = self._slice_end()
         try:
             return super()._SyncObj__applyLogEntries()
@@ -207,9 +210,10 @@ class Engine(SyncObj):  # type: ignore[misc]  # the library is untyped
 
     def _slice_end(self) -> int:
         """Index up to which one tick applies: one entry, and more while they are small."""
-        position = self.raftLastApplied - self._log.first_index + 1
-        end, size = int(self.raftLastApplied), 0
-        while end < self.raftCommitIndex and size < APPLY_BYTES_MAX:
+        end: int = self._SyncObj__raftLastApplied
+        committed, size = self._SyncObj__raftCommitIndex, 0
+        position = end - self._log.first_index + 1
+        while end < committed and size < APPLY_BYTES_MAX:
             size += len(self._log[position][0]) + ENTRY_BYTES_LEAST
             position, end = position + 1, end + 1
         return end
@@ -223,6 +227,9 @@ class Engine(SyncObj):  # type: ignore[misc]  # the library is untyped
 
     def _SyncObj__tryLogCompaction(self) -> None:
         """The library never compacts by itself."""
+
+    def _checkCommandsToApply(self) -> None:
+        """Nothing is ever queued in the library (:meth:`propose`)."""
 
     def _SyncObj__onBecomeLeader(self) -> None:
         """A node that is alone becomes leader once its vote is durable, in :meth:`lead_alone`; the
@@ -242,11 +249,8 @@ class Engine(SyncObj):  # type: ignore[misc]  # the library is untyped
     # -- the members -----------------------------------------------------------------------------
 
     def members_are(self, voters: Collection[str], learners: Collection[str]) -> None:
-        """From now on these others decide, and those are sent the log beside them.
-
-        The library's own word for one that is sent the log and counts for nothing is "read-only".
-        Called when the entry that says so enters the log, or leaves it.
-        """
+        """From now on these others decide, and those are sent the log beside them; "read-only", as
+        the library calls them. Called when the entry that says so enters the log, or leaves it."""
         self.voters.clear()
         self.voters.update((node, self.nodes[node]) for node in sorted(voters))
         before = dict(self.members)
@@ -263,14 +267,6 @@ class Engine(SyncObj):  # type: ignore[misc]  # the library is untyped
             self._SyncObj__raftNextIndex.pop(before[node], None)
             self._SyncObj__raftMatchIndex.pop(before[node], None)
             self._SyncObj__lastResponseTime.pop(before[node], None)
-
-    def enter_members(self, command: bytes, callback: Callable[[Any, int], None]) -> int:
-        """As the leader: an entry of members stands in the log when this returns its index, and is
-        in force. ``callback`` as for :meth:`propose`; it may never come when another one leads."""
-        index, term = self._log.last_index + 1, self.raftCurrentTerm
-        self._SyncObj__commandsWaitingCommit[index].append((term, callback))
-        self._log.add(command, index, term)
-        return index
 
     # -- what the replica asks -------------------------------------------------------------------
 
@@ -307,16 +303,10 @@ class Engine(SyncObj):  # type: ignore[misc]  # the library is untyped
             return float(self._SyncObj__newAppendEntriesTime)
         return math.inf
 
-    def outline(self) -> tuple[object, ...]:
-        """What a tick could act on after a message of a member. New entries are not among it: a
-        follower keeps them, and applies what is committed."""
-        return (
-            self._SyncObj__raftState,
-            self._SyncObj__raftLeader,
-            self._SyncObj__raftCurrentTerm,
-            self._SyncObj__raftCommitIndex,
-            self.commit_would_move(),
-        )
+    @property
+    def standing(self) -> tuple[object, ...]:
+        """Role, leader and term: what elections go by."""
+        return self._SyncObj__raftState, self._SyncObj__raftLeader, self._SyncObj__raftCurrentTerm
 
     def matched(self, node: Member) -> int:
         """As the leader: index up to which the log of ``node`` is known to be the same."""
@@ -325,7 +315,7 @@ class Engine(SyncObj):  # type: ignore[misc]  # the library is untyped
     @property
     def applies_more(self) -> bool:
         """Whether something committed was left for the next tick to apply."""
-        return bool(self.raftLastApplied < self.raftCommitIndex)
+        return bool(self._SyncObj__raftLastApplied < self._SyncObj__raftCommitIndex)
 
     def commit_would_move(self) -> bool:
         """Whether the next tick of this leader will raise the commit index.
@@ -333,24 +323,33 @@ class Engine(SyncObj):  # type: ignore[misc]  # the library is untyped
         Only an entry of the leader's own term moves it (Raft paper, 5.4.2). Without that check
         the answer would stay yes, and the loop spin, while a follower catches up on older terms.
         """
-        if self.role is not Role.LEADER or self._log.last_index <= self.raftCommitIndex:
+        committed, last = self._SyncObj__raftCommitIndex, self._log.last_index
+        if self.role is not Role.LEADER or last <= committed:
             return False
-        match = [self._SyncObj__raftMatchIndex[node] for node in self._SyncObj__otherNodes]
-        match.append(self._log.last_index)
+        matched = self._SyncObj__raftMatchIndex
+        match = [last, *(matched[node] for node in self._SyncObj__otherNodes)]
         agreed = sorted(match, reverse=True)[len(match) // 2]
-        if agreed <= self.raftCommitIndex:
+        if agreed <= committed:
             return False
-        return bool(self._log.term_at(agreed) == self.raftCurrentTerm)
+        return bool(self._log.term_at(agreed) == self._SyncObj__raftCurrentTerm)
 
     # -- what the replica does -------------------------------------------------------------------
 
-    def propose(self, payload: bytes, callback: Callable[[Any, int], None]) -> None:
-        """Queue one entry; :meth:`enter_queued` puts it into the log of a leader."""
-        self._applyCommand(payload, callback, REGULAR)
+    def propose(self, payload: bytes, callback: Callable[[Any, int], None]) -> int:
+        """As the leader: an entry stands in the log when this returns its index, and the next tick
+        sends it. ``callback`` gets what the applier returned, or why it did not; it may never come
+        when another one leads."""
+        return self.enter(_REGULAR + payload, callback)
 
-    def enter_queued(self) -> None:
-        """Queued entries enter the log now, so that the next tick already sends them."""
-        self._checkCommandsToApply()
+    def enter(self, command: bytes, callback: Callable[[Any, int], None]) -> int:
+        """The same for a command of any kind; one of members is in force when this returns. The
+        library would queue it for the end of a tick, and so send it in the one after."""
+        if self.role is not Role.LEADER:
+            raise RuntimeError("an entry proposed by a node that does not lead")
+        index, term = self._log.last_index + 1, self.raftCurrentTerm
+        self._SyncObj__commandsWaitingCommit[index].append((term, callback))
+        self._log.add(command, index, term)
+        return index
 
     def send_now(self) -> None:
         """Let the next tick of a leader send what is new, not only when its period is over."""
@@ -366,10 +365,14 @@ class Engine(SyncObj):  # type: ignore[misc]  # the library is untyped
             self._SyncObj__newAppendEntriesTime = min(due_s, now_s + COMMIT_TOLD_S)
 
     @property
+    def advances(self) -> bool:
+        """Whether a tick would commit or apply something."""
+        return self.applies_more or self.commit_would_move()
+
+    @property
     def has_more(self) -> bool:
         """After a tick: whether there is work for another one at once."""
-        new = self._log.last_index != self._last_index_seen
-        return new or self.applies_more or self.commit_would_move()
+        return self._log.last_index != self._last_index_seen or self.advances
 
     def stand(self, *, forced: bool = False) -> None:
         """Let the next tick raise the term and ask for votes; ``forced``: at once everywhere."""

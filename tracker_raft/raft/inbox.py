@@ -21,14 +21,27 @@ from tracker_raft.raft.keeper import SnapshotKeeper
 from tracker_raft.raft.outbox import Outbox
 from tracker_raft.raft.roll import Roll
 from tracker_raft.raft.seams import Lines, Message
+from tracker_raft.raft.turns import Ask
 from tracker_raft.raft.watch import LeaderWatch
 
 log = logging.getLogger("tracker_raft.replica")
 
 COUNTED = ("next_node_idx", "response_vote", "pre_voted", "probed", "alive")
 """What a member says that is counted: nobody else's word is."""
+OPERATIONS = frozenset({"forward", "forwarded", "read", "read_at", "probed"})
+"""What members say of operations and reads: the log is to move by it, or has moved."""
+NO_ASK = frozenset({"append_entries", "next_node_idx", "alive", "state", "probe"})
+"""What is taken in and perhaps answered, and needs no more where it changes nothing."""
 HASH_CHARS = 64
 """Of a state hash."""
+
+
+def asks(message: Message) -> Ask:
+    """What is to be done soon about a message of a member, if it changed nothing by itself."""
+    kind = message.get("type")
+    if type(kind) is not str or message.get("reset") is True:
+        return Ask.TURN
+    return Ask.WORK if kind in OPERATIONS else Ask.NOTHING if kind in NO_ASK else Ask.TURN
 
 
 class FatalReplicaError(Exception):

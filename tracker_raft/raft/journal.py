@@ -5,9 +5,9 @@ Rules
 * Nothing on disk is ever overwritten. A truncation of the log, a vote and a snapshot that
   replaces the log are records like an entry. Compaction deletes whole segments.
 * What is added is buffered; :meth:`SegmentJournal.flush` hands one batch at a time to the
-  writer, which writes and syncs it beside the loop. :attr:`~SegmentJournal.durable` counts what
-  that made durable. Whatever says "I have it" must not leave the node before the position it
-  rests on is durable.
+  writer, which writes and syncs it, beside the loop or at once. What that made durable is counted
+  by :attr:`~SegmentJournal.durable`. Whatever says "I have it" must not leave the node before the
+  position it rests on is durable.
 * A failed sync is fatal for good: what the kernel then holds is unknown, and a sync tried again
   may report success for data that was dropped. Running out of space is not: space is reserved a
   segment at a time, before anything is written into it, and asked for again.
@@ -41,6 +41,11 @@ NO_OP = b"\x01"
 
 LogEntry = tuple[bytes, int, int]
 """(command, index, term), the shape PySyncObj keeps its log in."""
+
+
+def failed(error: OSError) -> LocalError:
+    """What the disk holds is unknown."""
+    return LocalError(f"the journal failed: {error}; this node cannot go on")
 
 
 class SegmentJournal(Journal):  # type: ignore[misc]  # the library is untyped
@@ -146,15 +151,33 @@ class SegmentJournal(Journal):  # type: ignore[misc]  # the library is untyped
 
     # -- durability ------------------------------------------------------------------------------
 
-    def flush(self, writer: Writer, done: Callable[[LocalError | None], None]) -> None:
-        """Make what is pending durable, beside the loop; nothing to do while one is under way.
+    def flush(self, writer: Writer, done: Callable[[LocalError | None], None]) -> bool:
+        """Make what is pending durable; nothing to do while a batch is under way.
 
-        ``done(None)`` is called on the loop when :attr:`durable` or :attr:`full` may have
-        changed, ``done(error)`` when the journal failed for good.
+        True: a batch was made durable at once, and there may be another one. Raises
+        :class:`LocalError` when that failed for good. Else, if there was something to do, it is
+        done beside the loop: ``done(None)`` is called on the loop, and never before this returns,
+        when :attr:`durable` or :attr:`full` may have changed, ``done(error)`` when the journal
+        failed for good.
         """
-        if self._failed is None and not self._flushing and self._pending:
-            batch = self._begin()
-            writer.run(batch.write, lambda error: done(self._ended(batch, error)))
+        if self._failed is not None or self._flushing or not self._pending:
+            return False
+        batch = self._begin()
+
+        def ended(error: OSError | None) -> None:
+            done(self._ended(batch, error))
+
+        if batch.allocate:  # takes long, and may fail for want of room
+            writer.run(batch.write, ended)
+            return False
+        try:
+            at_once = writer.sync(batch.write, len(batch.data), ended)
+        except OSError as error:
+            self._flushing, self._failed = False, error
+            raise failed(error) from error
+        if at_once:
+            self._ended(batch, None)
+        return at_once
 
     def sync(self) -> None:
         """The same at once, in this thread. Raises :class:`LocalError`: failed, or no room."""
@@ -192,7 +215,7 @@ class SegmentJournal(Journal):  # type: ignore[misc]  # the library is untyped
                 self.full = True
                 return None
             self._failed = error
-            return LocalError(f"the journal failed: {error}; this node cannot go on")
+            return failed(error)
         self.full = False
         self.syncs += 1
         self._files.ended(batch)

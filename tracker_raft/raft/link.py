@@ -34,6 +34,9 @@ class LinkOwner(Protocol):
     def link_down(self, node: str) -> None: ...
     def link_message(self, node: str, message: Message) -> None: ...
 
+    def link_read(self, node: str) -> None:
+        """All messages were told that came in one read."""
+
     def told_removed(self, node: str) -> None:
         """``node`` refuses this very node, because it was removed."""
 
@@ -109,6 +112,9 @@ class Link(asyncio.Protocol):
                     return
         except P2PError as error:
             self.close(str(error))
+        finally:
+            if self.hello is not None and not self.hello.probe:
+                self.links.owner.link_read(self.hello.node)
         if not routine and len(data) <= SHORT_BYTES and self._transport is not None:
             sockets.acknowledge_now(self._transport.get_extra_info("socket"))
 

@@ -59,8 +59,9 @@ class Outbox(Transport):  # type: ignore[misc]  # the library is untyped
 
     def hand_out(self, position: int) -> None:
         """Let go what promises nothing; the rest once ``position`` of the journal is durable."""
-        while self._queue:
-            node, message = self._queue.popleft()
+        queue = self._queue
+        while queue:
+            node, message = queue.popleft()
             if message["type"] in filters.NEEDS_DURABLE:
                 self._gate.hold(position, node, message)
             else:

@@ -72,7 +72,6 @@ class Proposer:
         if since_ms >= EXPIRY_PERIOD_MS and self._machine().is_due(stamp_ms):
             self._expiry_asked_ms = stamp_ms
             self._engine.propose(pack_entry(stamp_ms, []), lambda result, reason: None)
-        self._engine.enter_queued()
 
     def _raise_version(self, version: int, stamp_ms: int) -> None:
         """As far as the software of all members goes; not at all while one is out of sight."""

@@ -219,7 +219,7 @@ class Reconfiguration:
                     done(None, NoLeader("another leader took the place; nothing was done"))
 
         self._waiting.append(waiting)
-        index = self._engine.enter_members(new.command(), settled)
+        index = self._engine.enter(new.command(), settled)
         waiting.reply = {"node": node, "incarnation": incarnation, "index": index}
         log.info("entry %d: %s; voters are %s", index, text, ", ".join(new.voters))
 

@@ -10,12 +10,10 @@ The order of a turn is the safety argument (S4, S5 of the library's defects):
 
 1. what waits is packed into entries and enters the log of a leader, or is forwarded to it;
 2. the engine ticks: commit, apply (callbacks answer proposers), send;
-3. messages that promise nothing (appends, forwards) leave, and those that promise durability
-   (acknowledgements, votes, vote requests) if what they rest on is durable (:mod:`gate`);
-4. the writer is handed what the journal took in, one sync for all of it, beside the loop; when it
-   is done, the promises that waited for it leave.
+3. messages leave, and the disk keeps what the journal took in; what promises durability leaves
+   when it does (:mod:`departures`).
 
-A follower takes steps 3 and 4 before a tick as well, and alone where it only got entries. A leader
+A follower takes step 3 before a tick as well, and alone where it only got entries. A leader
 counts itself as soon as an acknowledgement arrives, so those above its own durable index wait at
 the gate; a node that is alone ticks only when its journal is durable.
 """
@@ -31,14 +29,16 @@ from tracker_raft.machine import Applied, TrackerMachine
 from tracker_raft.raft import filters
 from tracker_raft.raft.agreement import CHECK_EVERY, Agreement
 from tracker_raft.raft.colleagues import Colleagues
+from tracker_raft.raft.departures import Departures
 from tracker_raft.raft.engine import Engine, Role
 from tracker_raft.raft.flights import Flights
 from tracker_raft.raft.gate import Gate
 from tracker_raft.raft.handover import Done, HandOver
-from tracker_raft.raft.inbox import FatalReplicaError, Inbox
+from tracker_raft.raft.inbox import FatalReplicaError, Inbox, asks
 from tracker_raft.raft.intake import Intake, Sink
 from tracker_raft.raft.keeper import SnapshotKeeper
 from tracker_raft.raft.lag import LoopLag
+from tracker_raft.raft.logwork import LogWork
 from tracker_raft.raft.membership import Membership, Placed, begun
 from tracker_raft.raft.outbox import Outbox
 from tracker_raft.raft.proposer import Proposer
@@ -50,7 +50,7 @@ from tracker_raft.raft.seams import Lines, Message, Scheduler
 from tracker_raft.raft.snapshots import Snapshot
 from tracker_raft.raft.status import ReplicaStatus
 from tracker_raft.raft.storage import Storage, Writer
-from tracker_raft.raft.turns import WAITING_S, Turns
+from tracker_raft.raft.turns import Ask, Turns
 from tracker_raft.raft.watch import LeaderWatch
 
 log = logging.getLogger("tracker_raft.replica")
@@ -74,12 +74,17 @@ class Replica:
         self.machine = recovered.machine
         self.journal = recovered.journal
         self.links = links
-        self._writer = writer
-        self._gate = Gate()
-        self._on_fatal = on_fatal
-        self._scheduler = scheduler
+        self._writer, self._gate = writer, Gate()
+        self._on_fatal, self._scheduler = on_fatal, scheduler
         self._lag = LoopLag(config.timing.election_timeout_s)
-        self._turns = Turns(scheduler, self._lag, self._turn, self._flush, self._failed)
+        self._turns = Turns(
+            scheduler,
+            self._lag,
+            flush=lambda: self._departures.flush(),
+            work=lambda now_s: self._work.do(now_s),
+            turn=self._turn,
+            failed=self._failed,
+        )
         self.kick = self._turns.kick
         self._flights = Flights()
         self._outbox = Outbox(
@@ -89,35 +94,25 @@ class Replica:
             pending_max=config.limits.intake_max,
             operation_bytes_max=config.timing.entry_bytes_max // 2,
         )
-        self.reads = Reads(config, lambda: int(self.engine.raftLastApplied), self.kick)
-        self._leading = self.removed = False
-        """``removed``: it failed because this node is no member any more."""
+        self.reads = Reads(config, lambda: int(self.engine.raftLastApplied), self._ask_work)
+        self.removed = False
+        """It failed because this node is no member any more."""
         self._closed = False
         membership = begun(config, self.journal, recovered.members)
         self.engine = self._make_engine(membership)
         self._nodes = self.engine.nodes
         self._agreement = Agreement(config.node, len(config.members))
         self.keeper = self._make_keeper(recovered, storage)
-        self._proposer = Proposer(
-            self.engine, self.intake, lambda: self.machine, links, config.timing.entry_bytes_max
-        )
         self._colleagues = self._make_colleagues()
         self._watch = self._make_watch()
         self._hand_over = HandOver(
             self.engine, self.engine.voters, links, self._outbox.send, config.timing.heartbeat_s
         )
         self.roll = self._make_roll(membership)
-        self.members = Reconfiguration(
-            self.engine,
-            membership,
-            links,
-            self._hand_over,
-            node=config.node,
-            version=lambda: self.machine.version,
-            timeout_s=lambda: self._lag.timeout_s(scheduler.time()),
-            now=scheduler.time,
-        )
+        self.members = self._make_members(membership)
         self._inbox = self._make_inbox()
+        self._departures = self._make_departures()
+        self._work = self._make_work()
         self.kick()
 
     def _make_engine(self, membership: Membership) -> Engine:
@@ -131,6 +126,19 @@ class Replica:
             on_role=self._role_changed,
             lags=lambda node: self.keeper.lags(node),
             applied=self.machine.applied or 1,
+        )
+
+    def _make_members(self, membership: Membership) -> Reconfiguration:
+        now = self._scheduler.time
+        return Reconfiguration(
+            self.engine,
+            membership,
+            self.links,
+            self._hand_over,
+            node=self.config.node,
+            version=lambda: self.machine.version,
+            timeout_s=lambda: self._lag.timeout_s(now()),
+            now=now,
         )
 
     def _make_roll(self, membership: Membership) -> Roll:
@@ -199,6 +207,38 @@ class Replica:
             roll=self.roll,
         )
 
+    def _make_departures(self) -> Departures:
+        return Departures(
+            self.journal,
+            self._writer,
+            self._outbox,
+            self._gate,
+            count=self._count,
+            durable=self._made_durable,
+            full=self._out_of_room,
+            later=self._turns.guarded,
+        )
+
+    def _make_work(self) -> LogWork:
+        timing = self.config.timing
+        return LogWork(
+            self.engine,
+            self.journal,
+            intake=self.intake,
+            reads=self.reads,
+            proposer=Proposer(
+                self.engine, self.intake, lambda: self.machine, self.links, timing.entry_bytes_max
+            ),
+            colleagues=self._colleagues,
+            hand_over=self._hand_over,
+            roll=self.roll,
+            departures=self._departures,
+            turns=self._turns,
+            timing=timing,
+            leader=lambda: self.leader,
+            ticked=self._watch.ticked,
+        )
+
     # -- operations and reads --------------------------------------------------------------------
 
     def submit(
@@ -215,7 +255,7 @@ class Replica:
         if self._turns.stopped:
             raise ShuttingDown("this tracker is stopping; not run")
         self.intake.add(packed, deadline_s, sink, own=own, word=word)
-        self.kick()
+        self._ask_work()
 
     def status(self) -> ReplicaStatus:
         engine = self.engine
@@ -270,98 +310,44 @@ class Replica:
         self.removed = isinstance(error, Removed)
         self._on_fatal(str(error) or type(error).__name__)
 
+    def _ask_work(self) -> None:
+        self._turns.ask(Ask.WORK)
+
     def _turn(self, now_s: float) -> None:
-        self.intake.expire(now_s)
-        self.reads.barrier.expire(now_s)
         self.engine.be_patient(self._lag.timeout_s(now_s))
-        if self._may_tick:
+        if self._work.may_tick:
             self.engine.lead_alone()
-            if self.engine.role is Role.FOLLOWER:
-                self._flush()  # what is new is on its way to the disk while the rest is applied
-            self._tick(now_s)
-        self._flush()
-        self._arm(now_s)
-
-    @property
-    def _may_tick(self) -> bool:
-        """Not on a node that is alone while its journal is behind: it would commit at once."""
-        return bool(self.engine.voters) or self.journal.durable == self.journal.position
-
-    def _tick(self, now_s: float) -> None:
-        self._watch.step()
-        self._hand_over.step(now_s)
-        self.members.step(now_s)
-        self._hand_on(now_s)
-        self.engine.send_what_is_new(now_s)
-        if self._may_tick:
-            self.engine.doTick(0)
-        self._watch.ticked()
-        self.roll.step()
-        self._note_leadership(now_s)
-        self.reads.wake(now_s)
+            self._watch.step()
+            self._hand_over.step(now_s)
+            self.members.step(now_s)
+        self._work.do(now_s, everything=True)
         self.keeper.consider()
-
-    def _hand_on(self, now_s: float) -> None:
-        """Give what waits to the log, to the leader, or leave it waiting for one."""
-        if self.engine.leads and self._leading:
-            if not self._hand_over.paused:
-                self._proposer.propose(now_s)
-            self._colleagues.ask_term(tuple(self.engine.voters), 4 * self.config.timing.heartbeat_s)
-        elif self.engine.role is not Role.LEADER:
-            self.intake.refuse_remote()
-            self._colleagues.ask_leader(self.leader, self.config.timing.entry_bytes_max)
-
-    def _note_leadership(self, now_s: float) -> None:
-        if self.engine.leads and not self._leading:
-            self._leading = True
-            self._proposer.begin(now_s)
-            log.info("leads term %d from entry %d on", self.term, self.engine.raftLastApplied)
-            self.kick()
-        elif self._leading:
-            self._proposer.pass_time(now_s)
-
-    def _flush(self) -> None:
-        """Let messages leave, those that promise durability once the journal keeps them."""
-        self._outbox.hand_out(self.journal.position)
-        self._outbox.release(self.journal.durable)
-        self.journal.flush(self._writer, self._flushed)  # the writer takes the interpreter away
-        if self.journal.full:
-            self._out_of_room()
+        self._arm(now_s)
 
     def _out_of_room(self) -> None:
         """The disk is full: promise nothing. Reads go on; the next turn asks for room again."""
         self.engine.step_down()
         self._watch.put_off(2 * self.config.timing.election_timeout_s)
 
-    def _flushed(self, failure: LocalError | None) -> None:
-        """The writer is done with a batch, or the journal failed."""
-        self._turns.guarded(self._made_durable, failure)
+    def _count(self, node: str, message: Message) -> None:
+        """An acknowledgement that waited for this node's own disk."""
+        self._inbox.raft(node, message, waited=True)
+        self._turns.ask(self._work.ask)
 
-    def _made_durable(self, failure: LocalError | None) -> None:
-        if failure is not None:
-            raise failure
-        for node, message in self._gate.arrivals(self.journal.durable_index):
-            self._inbox.raft(node, message, waited=True)
+    def _made_durable(self) -> None:
+        if not self.engine.voters and not self.journal.full:  # a tick waits for this disk alone
             self.kick()
-        self._outbox.release(self.journal.durable)
-        if not self.journal.full:  # else the next turn asks for room again
-            self.journal.flush(self._writer, self._flushed)
-            if not self.engine.voters:  # others wait for more than this disk
-                self.kick()
 
     def _arm(self, now_s: float) -> None:
-        due_s = min(self.engine.deadline(), self._watch.deadline_s())
-        if due_s <= now_s:  # the turn just now could not act on it: nobody is linked, a link kicks
-            due_s = now_s + self.config.timing.heartbeat_s
-        parts = self._hand_over.deadline_s(), self.members.deadline_s()
-        for deadline_s in (self.intake.next_deadline_s(), *parts):
+        """A leader looks at everything as often as it gives a sign of life."""
+        latest_s = now_s + self.config.timing.heartbeat_s
+        due_s = self._watch.deadline_s()
+        if due_s <= now_s or self.engine.role is Role.LEADER:
+            due_s = latest_s
+        for deadline_s in (self._hand_over.deadline_s(), self.members.deadline_s()):
             if deadline_s is not None:
                 due_s = min(due_s, deadline_s)
-        if len(self.intake) or len(self.reads):
-            due_s = min(due_s, now_s + WAITING_S)
-        if self._may_tick and self.engine.has_more:
-            self.kick()
-        self._turns.due(due_s, now_s)
+        self._turns.turn_due(due_s, now_s)
 
     # -- what the engine reports -----------------------------------------------------------------
 
@@ -403,15 +389,14 @@ class Replica:
         self.kick()
 
     def fail(self, failure: LocalError) -> None:
-        self._turns.guarded(self._made_durable, failure)
+        self._turns.fail(failure)
 
     def _role_changed(self, old: Role, new: Role) -> None:
         if old is Role.LEADER:
-            self._leading = False
-            self.intake.lost_leadership()
-            self.reads.barrier.lost_leadership()
+            self._work.lost_leadership()
             self.members.lost_leadership()
         log.info("becomes %s", new.name.lower())
+        self.kick()
 
     # -- what the links report -------------------------------------------------------------------
 
@@ -435,11 +420,17 @@ class Replica:
         self._turns.guarded(self.roll.told_removed, node)
 
     def link_message(self, node: str, message: Message) -> None:
-        """One message of a member; one that makes no sense costs it the link."""
-        before = self.engine.outline()
+        """One message of a member; one that makes no sense costs it the link. :meth:`link_read`
+        follows when all that came with it was told."""
+        before = self.engine.standing
         self._turns.guarded(self._inbox.received, node, message)
-        changed = before != self.engine.outline() or self._hand_over.waits
-        if changed or not filters.is_routine(message):
+        if before != self.engine.standing or self._hand_over.waits:
             self.kick()
-        elif message["type"] == "append_entries":  # to be kept, and answered
-            self._turns.flush_soon()
+        else:
+            self._turns.ask(asks(message))
+
+    def link_read(self, node: str) -> None:
+        """All that was read from a link was told. What it brought is done at once, but for what is
+        to wait for others: new operations."""
+        moves = self._work.may_tick and self.engine.advances
+        self._turns.at_once(Ask.WORK if moves else Ask.FLUSH)

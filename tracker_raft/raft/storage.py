@@ -8,11 +8,17 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Protocol
+
+from tracker_raft.raft.trust import DiskTrust
+
+NOT_MEASURED = -1
+"""The size of work that says nothing about how fast the disk syncs."""
 
 
 class Storage(Protocol):
@@ -116,34 +122,70 @@ Done = Callable[[OSError | None], None]
 
 
 class Writer(Protocol):
-    """Does work on a storage beside the loop, one piece at a time, in order."""
+    """Does work on a storage, one piece at a time, in order."""
 
     def run(self, work: Work, done: Done) -> None:
-        """Do ``work``; then call ``done`` on the loop with the error it raised, or None."""
+        """Do ``work`` beside the loop; then call ``done`` on the loop with the error it raised, or
+        None. Never before this returns."""
+
+    def sync(self, work: Work, size: int, done: Done) -> bool:
+        """The same for ``work`` that makes ``size`` bytes durable in space that is reserved, but
+        for that it may be done at once: then True, ``done`` is not called, and an ``OSError`` of
+        ``work`` is raised."""
 
     def close(self) -> None:
         """Finish what was begun; nothing is reported afterwards."""
 
 
 class ThreadWriter:
-    """One thread, so that a slow disk does not stop heartbeats."""
+    """One thread, so that a slow disk does not stop heartbeats; and the loop's own as long as the
+    disk is fast (:mod:`trust`), because two hand-overs between threads take longer than a sync.
 
-    def __init__(self, call_threadsafe: Callable[..., object]) -> None:
+    What the loop does it does while the thread has nothing to do: a storage is used by one thread
+    at a time, and in order.
+    """
+
+    def __init__(
+        self,
+        call_threadsafe: Callable[..., object],
+        trust: DiskTrust | None = None,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """``trust`` None: all is done by the thread."""
         self._call_threadsafe = call_threadsafe
+        self._trust = trust
+        self._now = now
         # Not an executor: every write waits for this, and an executor's futures, with their locks,
         # take as long as everything else on the way.
-        self._orders: SimpleQueue[tuple[Work, Done] | None] = SimpleQueue()
+        self._orders: SimpleQueue[tuple[Work, int, Done] | None] = SimpleQueue()
+        self._under_way = 0
+        """Orders of the thread that were not reported yet."""
         self._closed = False
         self._thread = threading.Thread(target=self._serve, name="journal", daemon=True)
         self._thread.start()
 
     def run(self, work: Work, done: Done) -> None:
-        self._orders.put((work, done))
+        self._order(work, NOT_MEASURED, done)
+
+    def sync(self, work: Work, size: int, done: Done) -> bool:
+        trust, begun_s = self._trust, self._now()
+        if trust is None or self._under_way or not trust.allows(size, begun_s):
+            self._order(work, size, done)
+            return False
+        work()
+        now_s = self._now()
+        trust.took(now_s - begun_s, size, now_s)
+        return True
+
+    def _order(self, work: Work, size: int, done: Done) -> None:
+        self._under_way += 1
+        self._orders.put((work, size, done))
 
     def _serve(self) -> None:
         while (order := self._orders.get()) is not None:
-            work, done = order
+            work, size, done = order
             error: OSError | None = None
+            begun_s = self._now()
             try:
                 work()
             except OSError as failure:
@@ -152,7 +194,15 @@ class ThreadWriter:
                 error = OSError(f"defect in the writer: {failure!r}")
             if not self._closed:
                 with suppress(RuntimeError):  # the loop is closed: nobody is left to be told
-                    self._call_threadsafe(done, error)
+                    took_s = self._now() - begun_s
+                    self._call_threadsafe(self._report, size, took_s, done, error)
+
+    def _report(self, size: int, took_s: float, done: Done, error: OSError | None) -> None:
+        """On the loop: the thread is done with an order."""
+        self._under_way -= 1
+        if self._trust is not None and size != NOT_MEASURED:
+            self._trust.took(took_s, size, self._now())
+        done(error)
 
     def close(self) -> None:
         self._closed = True

@@ -193,15 +193,17 @@ class LeaderWatch:
         the leader is told meanwhile that somebody follows."""
         if message["term"] != self._engine.raftCurrentTerm:
             return
-        here = self._here()
-        self._elections.heard(here)
-        self._heard_s = here.now_s
-        if self.election is None or self.election.term != here.term:
+        now_s, term = self._scheduler.time(), message["term"]
+        timeout_s = self._lag.timeout_s(now_s)
+        self._elections.heard(now_s, timeout_s, term)
+        self._heard_s = now_s
+        if self.election is None or self.election.term != term:
             self._note_election(leader)
-        self._cause = ""
-        if waits and here.now_s >= self._told_alive_s + here.timeout_s / 4:
-            self._told_alive_s = here.now_s
-            self._lines.send(leader, {"type": "alive", "term": here.term})
+        if not self._elections.told:  # what comes behind that word takes no cause back
+            self._cause = ""
+        if waits and now_s >= self._told_alive_s + timeout_s / 4:
+            self._told_alive_s = now_s
+            self._lines.send(leader, {"type": "alive", "term": term})
 
     def vote_asked(self, node: str, message: Message) -> None:
         """A vote request, as the filters let it through."""

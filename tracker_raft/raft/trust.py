@@ -1,0 +1,87 @@
+"""May the loop itself wait for the disk? While the disk has proved fast. Pure.
+
+A sync beside the loop costs two hand-overs between threads, which is more than the sync itself
+takes on a disk that is fast, and a lone write pays it on each tracker. A sync on the loop costs
+what the disk makes of it: while it lasts nothing is heard and nothing is said.
+
+So the loop waits for the disk as long as that proved to be short, wherever the syncs were done:
+
+* :data:`RUN_MIN` syncs in a row without a stall, and most of the recent ones within
+  :data:`FAST_S`. What the hand-overs cost is a tenth of a millisecond or two; where syncs take
+  longer the loop has better things to do meanwhile. That may be the disk's doing, or that of a
+  machine with more to do than it can: there a thread that only syncs is let in sooner than one
+  that has worked before, so the loop gets its turn later if it is the one that waits.
+* A *stall*, one sync of :data:`STALL_S`, ends it for :data:`AWAY_MIN_S`, and so does a run of slow
+  ones; for twice as long as the last time when that comes often. A stall that comes meanwhile
+  begins that time anew.
+
+**What it costs**: the first stall after a good while holds the loop, once. One that is shorter than
+an election time-out delays what arrives meanwhile, and no more. A longer one on the leader is an
+election that a thread might have saved; on a follower it is a silence that nobody waits for. With
+stalls every few minutes or more often hardly one of them meets the loop.
+"""
+
+from __future__ import annotations
+
+BYTES_MAX = 128 * 1024
+"""A larger batch is always written beside the loop, and says nothing about the next small one."""
+FAST_S = 0.0005
+SLOW_SHARE = 0.25
+"""Of the recent ones at most so many may take longer than that."""
+RECENT = 32
+"""So many are recent, about."""
+STALL_S = 0.02
+"""Less than half the time between two signs of life. On a machine that others keep busy a process
+waits for its turn now and then for half as long, whatever its disk."""
+RUN_MIN = 32
+AWAY_MIN_S = 1.0
+AWAY_MAX_S = 300.0
+OFTEN = 64
+"""What comes within so many times the last time away comes often."""
+
+
+class DiskTrust:
+    """What the syncs of one directory have shown. Times in seconds of one monotonic clock."""
+
+    def __init__(self) -> None:
+        self._slow = 0.0
+        """The share of slow ones among the recent syncs."""
+        self._run = 0
+        """Syncs since the last stall."""
+        self._away_s = 0.0
+        """How long the last time away was to be."""
+        self._away_until_s = 0.0
+
+    def allows(self, size: int, now_s: float) -> bool:
+        """Whether the loop may wait for a sync of ``size`` bytes now."""
+        return (
+            self._run >= RUN_MIN
+            and self._slow <= SLOW_SHARE
+            and size <= BYTES_MAX
+            and now_s >= self._away_until_s
+        )
+
+    def took(self, seconds: float, size: int, now_s: float) -> None:
+        """A sync of ``size`` bytes is done, on the loop or beside it, and took that long."""
+        if size > BYTES_MAX:
+            return
+        trusted = self.allows(size, now_s)
+        self._slow += ((seconds > FAST_S) - self._slow) / RECENT
+        self._run += 1
+        if seconds >= STALL_S:
+            self._run = 0
+            self._stay_away(now_s)
+        elif trusted and self._slow > SLOW_SHARE:
+            self._stay_away(now_s)
+
+    def _stay_away(self, now_s: float) -> None:
+        if now_s >= self._away_until_s:
+            often = now_s < self._away_until_s + OFTEN * self._away_s
+            self._away_s = min(max(AWAY_MIN_S, 2 * self._away_s * often), AWAY_MAX_S)
+        self._away_until_s = now_s + self._away_s
+
+    def __repr__(self) -> str:
+        return (
+            f"<DiskTrust slow={self._slow:.0%} run={self._run} "
+            f"away={self._away_s:g}s until {self._away_until_s:.3f}>"
+        )
