@@ -15,6 +15,7 @@ from tracker_raft.errors import P2PError
 from tracker_raft.raft import filters
 from tracker_raft.raft.engine import Role
 from tracker_raft.raft.intake import Reply
+from tracker_raft.versions import NEWEST
 
 # -- one node --------------------------------------------------------------------------------------
 
@@ -52,7 +53,7 @@ async def test_what_a_node_answered_is_there_after_a_restart(tmp_path: Path) -> 
 async def test_all_that_arrives_in_one_turn_is_one_entry_and_one_sync(tmp_path: Path) -> None:
     """Broken: group commit is gone: a sync for every operation."""
     async with cluster(tmp_path, 1) as (node,):
-        await leader_of([node])
+        await until(lambda: node.machine.version == NEWEST and not node.behind)
         syncs = node.journal.syncs
         replies = await asyncio.gather(*(node.write() for _ in range(100)))
         assert {at[0] for _, at in replies} == {replies[0][1][0]}
