@@ -14,6 +14,8 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Protocol
 
+from tracker_raft.durable import sync_directory
+
 
 class Storage(Protocol):
     """One directory. Offsets and sizes in bytes."""
@@ -92,11 +94,7 @@ class Directory:
         (self.path / name).unlink()
 
     def sync_names(self) -> None:
-        directory = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
+        sync_directory(self.path)
 
     def close(self) -> None:
         for name in list(self._open):
