@@ -35,6 +35,7 @@ The rooms, in the order to read them:
 
 from __future__ import annotations
 
+import tracker_raft.interrupt  # noqa: F401 before all others: it says why
 from peer.downloader import Cancelled, Download, NoSource
 from peer.functions import fetch, open, share
 from peer.limits import PeerLimits
