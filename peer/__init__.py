@@ -26,7 +26,8 @@ The rooms, in the order to read them:
   :mod:`peer.offers`: who is told of new ones; :mod:`peer.slots`, :mod:`peer.throttle`: how many
   and how fast; :mod:`peer.shared`: of what; :mod:`peer.scan`: from a path
   to a manifest; :mod:`peer.hash_cache`: without reading it again; :mod:`peer.lease`: tells the
-  trackers; :mod:`peer.watch`: is it still the same; :mod:`peer.serving`: all of these together.
+  trackers; :mod:`peer.watch`: is it still the same; :mod:`peer.serving`: all of these together;
+  :mod:`peer.sharing`: served and published, one content or many at once.
 * :mod:`peer.node`: puts it together: :class:`Peer`; :mod:`peer.reader`: a content as a file
   object; :mod:`peer.functions`: :func:`share`, :func:`fetch`, :func:`open`.
 * :mod:`peer.cli`: the commands; :mod:`peer.downloads`: which downloads run on this host;
@@ -35,12 +36,14 @@ The rooms, in the order to read them:
 
 from __future__ import annotations
 
+import tracker_raft.interrupt  # noqa: F401 before all others: it says why
 from peer.downloader import Cancelled, Download, NoSource
 from peer.functions import fetch, open, share
 from peer.limits import PeerLimits
 from peer.manifest import FileEntry, Kind, Link, Manifest
-from peer.node import Peer, Shared
+from peer.node import Peer
 from peer.progress import Fetched, Progress
+from peer.sharing import Shared
 
 __all__ = [
     "Cancelled",

@@ -24,15 +24,16 @@ from peer.destination import place_in
 from peer.display import print_table, progress, size
 from peer.downloader import Download
 from peer.downloads import StatusFile
-from peer.node import Shared
 from peer.progress import Fetched, Progress
 from peer.selection import PATTERNS_MAX, compile_patterns
+from peer.sharing import Shared
 from tracker_raft.commands import check_name
 from tracker_raft.errors import BadRequest, Conflict, LocalError
 from tracker_raft.terminal import (
     emit_json,
     given_path,
     json_option,
+    prefix_argument,
     sigterm_interrupts,
     state_dir,
     trackers_option,
@@ -80,12 +81,26 @@ class _Served:
     metavar="K",
     help="End when K other peers were seen to have all of it.",
 )
+@click.option(
+    "--each",
+    is_flag=True,
+    help="Each file of the directory under a name of its own, all of them or none.",
+)
+@click.option(
+    "--prefix",
+    default="",
+    callback=prefix_argument,
+    metavar="PREFIX",
+    help="With --each: what the names begin with, before the paths inside.",
+)
 @peer_options
 @trackers_option
 @json_option
 def share(
     path: Path,
     name: str | None,
+    each: bool,
+    prefix: str,
     replace: bool,
     follow_links: bool,
     rehash: bool,
@@ -104,45 +119,66 @@ def share(
       p2p-cluster share model.bin --name models/a
       p2p-cluster share ./dataset --listen 0.0.0.0:7100 --advertise 10.0.0.5 --insecure
       p2p-cluster share release.tar --copies 3
+      p2p-cluster share ./checkpoints --each --prefix models/a/
     """
-    check_path_names_it(path, name)
+    _check_each(path, name, each, prefix, copies)
     served = _Served()
     with make_peer(trackers, **settings) as peer, sigterm_interrupts():
         with progress(f"hashing {path}", quiet=as_json) as update:
+            options: dict[str, Any] = {
+                "replace": replace,
+                "follow_links": follow_links,
+                "rehash": rehash,
+                "progress": lambda done, total: update(done, total, ""),
+                "on_withdrawn": served.withdrawn,
+            }
             try:
-                shared = peer.share(
-                    path,
-                    name,
-                    replace=replace,
-                    follow_links=follow_links,
-                    rehash=rehash,
-                    progress=lambda done, total: update(done, total, ""),
-                    on_withdrawn=served.withdrawn,
-                )
+                if each:
+                    shared = peer.share_each(path, prefix, **options)
+                else:
+                    shared = [peer.share(path, name, **options)]
             except Conflict as error:
                 # The tracker's words are for every client; what to type here is known here.
                 raise Conflict(f"{error} (share --replace)") from error
         try:
-            _tell_shared(shared, peer.id, as_json)
+            _tell_shared(shared, peer.id, as_json, each=each)
             if copies is None:
                 served.wait()
             else:
-                peer.wait_for_copies(shared.record.content, copies, stop=served.wait)
+                peer.wait_for_copies(shared[0].record.content, copies, stop=served.wait)
                 _tell_copies(copies, as_json)
         except KeyboardInterrupt:
             if not as_json:
                 click.echo("stopping")
 
 
-def _tell_shared(shared: Shared, peer: str, as_json: bool) -> None:
+def _check_each(path: Path, name: str | None, each: bool, prefix: str, copies: int | None) -> None:
+    """Raises :class:`click.UsageError` for what does not go together."""
+    if not each:
+        if prefix:
+            raise click.UsageError("--prefix is for --each; --name says what PATH is called")
+        check_path_names_it(path, name)
+    elif name is not None or copies is not None:
+        other = "--copies" if name is None else "--name"
+        raise click.UsageError(f"--each shares many files; {other} is for one content")
+    elif path.exists() and not path.is_dir():
+        raise click.UsageError(f"{path} is no directory; --each is for the files of one")
+
+
+def _tell_shared(all_shared: list[Shared], peer: str, as_json: bool, *, each: bool) -> None:
+    for shared in all_shared:
+        if as_json:
+            place = {"path": shared.path, "address": shared.address, "peer": peer}
+            emit_json({**shared.record.to_wire(), **place})
+        elif each:
+            click.echo(f"{shared.record.versioned}  {size(shared.record.size)}")
+        else:
+            click.echo(f"name     {shared.record.versioned}")
+            click.echo(f"content  {shared.content}")
+            click.echo(f"size     {size(shared.record.size)}")
     if as_json:
-        place = {"path": shared.path, "address": shared.address, "peer": peer}
-        emit_json({**shared.record.to_wire(), **place})
         return
-    click.echo(f"name     {shared.record.versioned}")
-    click.echo(f"content  {shared.content}")
-    click.echo(f"size     {size(shared.record.size)}")
-    click.echo(f"address  {shared.address}")
+    click.echo(f"address  {all_shared[0].address}")
     click.echo("serving; Ctrl-C stops")
 
 

@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import BinaryIO
 
-from peer.node import ANY_PORT, Peer, Shared
+from peer.node import ANY_PORT, Peer
 from peer.progress import Fetched, Progress
+from peer.sharing import Shared
 
 
 @contextmanager

@@ -20,7 +20,6 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Self
 
@@ -34,6 +33,7 @@ from peer.partial import remove_left
 from peer.progress import Fetched, Progress
 from peer.reader import BUFFER_BYTES, ContentReader
 from peer.serving import Serving
+from peer.sharing import Shared, publish_each, publish_one
 from peer.trackers import PeerFinder, Trackers
 from peer.watch import INTERVAL_S
 from tracker_raft.client import TrackerClient
@@ -47,25 +47,6 @@ COPIES_DEADLINE_S = 5.0
 PEERS_ASKED = 200
 """As many as the trackers name at once, complete ones first."""
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Shared:
-    """A content that is served and published."""
-
-    record: FileRecord
-    path: Path
-    address: Address
-    """Where other peers are told to fetch it."""
-
-    @property
-    def name(self) -> str:
-        return self.record.name
-
-    @property
-    def content(self) -> str:
-        """The content id as 64 hexadecimal digits."""
-        return self.record.content.hex()
 
 
 class Peer:
@@ -151,20 +132,36 @@ class Peer:
         scanned = scan.scan(
             path, follow_links=follow_links, progress=progress, cache=cache, rehash=rehash
         )
-        content = self._serving.offer(scanned, on_withdrawn)
-        try:
-            published = self._trackers.publish(
-                name,
-                content=content.id,
-                size=content.manifest.size,
-                manifest_bytes=len(content.encoded),
-                piece_bytes=content.manifest.piece_bytes,
-                replace=replace,
-            )
-        except BaseException:
-            self._serving.withdraw(content.id)
-            raise
-        return Shared(published.file, Path(path), address)
+        to = self._trackers, self._serving, name, scanned
+        record = publish_one(*to, replace=replace, on_withdrawn=on_withdrawn)
+        return Shared(record, Path(path), address)
+
+    def share_each(
+        self,
+        directory: str | os.PathLike[str],
+        prefix: str = "",
+        *,
+        replace: bool = False,
+        follow_links: bool = False,
+        rehash: bool = False,
+        progress: scan.Progress | None = None,
+        on_withdrawn: Callable[[str], object] | None = None,
+    ) -> list[Shared]:
+        """Share each file of ``directory`` as a content of its own, under ``prefix`` and its path
+        inside, and publish them by one operation: all of them, 1,000 at most, or none.
+
+        The rest is as in :meth:`share`; ``on_withdrawn`` is called for each that is not served any
+        more. Raises :class:`~tracker_raft.errors.Unsupported` at cluster version 1.
+        """
+        _, _, address = self._serving.start()
+        cache = hash_cache.from_environment()
+        tree = scan.scan(
+            directory, follow_links=follow_links, progress=progress, cache=cache, rehash=rehash
+        )
+        to = self._trackers, self._serving, prefix, tree
+        records = publish_each(*to, replace=replace, on_withdrawn=on_withdrawn)
+        inside = [Path(directory, record.name.removeprefix(prefix)) for record in records]
+        return [Shared(record, path, address) for record, path in zip(records, inside, strict=True)]
 
     def wait_for_copies(
         self,

@@ -10,7 +10,7 @@ import random
 from collections.abc import Iterable, Sequence
 from typing import Protocol
 
-from tracker_raft.commands import FileRecord, PeerRecord
+from tracker_raft.commands import FileRecord, NewFile, PeerRecord
 
 SKIP_MAX = 2**31
 """Far beyond any swarm: the trackers count on from the beginning behind the last peer."""
@@ -41,6 +41,8 @@ class Registry(Protocol):
         piece_bytes: int,
         replace: bool = False,
     ) -> Published: ...
+
+    def publish_many(self, files: Sequence[NewFile]) -> Sequence[Published]: ...
 
     def lookup(self, name_or_content: str | bytes) -> FileRecord: ...
 

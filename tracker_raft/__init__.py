@@ -31,6 +31,7 @@ The map, in the order to read it:
 The package stands by itself: it imports nothing from ``peer``.
 """
 
+from tracker_raft import interrupt  # noqa: F401 before all others: it says why
 from tracker_raft.changes import Change
 from tracker_raft.client import Page, Published, Swarm, TrackerClient, Watch
 from tracker_raft.cluster import Cluster

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from tracker_raft import interrupt
 from tracker_raft.cli import COMMANDS
 from tracker_raft.terminal import Guarded
 
@@ -17,4 +18,5 @@ for command in COMMANDS:
     main.add_command(command)
 
 if __name__ == "__main__":
+    interrupt.as_usual()
     main(prog_name="python -m tracker_raft")

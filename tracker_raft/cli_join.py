@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tracker_raft.cluster.status import fetch_status
 from tracker_raft.config import Address, Member
-from tracker_raft.errors import LocalError, P2PError
+from tracker_raft.errors import BadRequest, LocalError, P2PError
 from tracker_raft.terminal import error_text
 
 PATIENCE_S = 10.0
@@ -17,8 +17,11 @@ PAUSE_S = 0.1
 
 
 def addresses_of(option: str) -> list[Address]:
-    """Read ``HOST:PORT,...``. Raises :class:`BadRequest`."""
-    return [Address.parse(word) for word in option.replace(",", " ").split()]
+    """Read ``HOST:PORT,...``. Raises :class:`BadRequest`, also when there is none."""
+    addresses = [Address.parse(word) for word in option.replace(",", " ").split()]
+    if not addresses:
+        raise BadRequest(f"--join: no address in {option!r}, expected HOST:PORT,...")
+    return addresses
 
 
 def ask_cluster(trackers: Sequence[Address], data_dir: Path) -> tuple[str, tuple[Member, ...]]:

@@ -8,11 +8,22 @@ import click
 
 from tracker_raft.client import TrackerClient
 from tracker_raft.errors import BadRequest
-from tracker_raft.terminal import emit_json, endpoints_meant, json_option, tracker_options
+from tracker_raft.terminal import (
+    emit_json,
+    endpoints_meant,
+    json_option,
+    node_id,
+    tracker_options,
+)
 
 
 @click.command("transfer-leadership", short_help="Let another tracker lead.")
-@click.option("--to", metavar="NODE", help="Who is to lead. Default: whoever is most up to date.")
+@click.option(
+    "--to",
+    metavar="NODE",
+    callback=node_id,
+    help="Who is to lead. Default: whoever is most up to date.",
+)
 @tracker_options
 @json_option
 def transfer_leadership(

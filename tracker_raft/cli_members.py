@@ -12,12 +12,13 @@ from tracker_raft.cli_cluster import attach
 from tracker_raft.client import TrackerClient
 from tracker_raft.cluster import Cluster
 from tracker_raft.config import Address
-from tracker_raft.errors import BadRequest
+from tracker_raft.errors import BadRequest, NotFound
 from tracker_raft.terminal import (
     TRACKERS_ENV,
     emit_json,
     endpoints_meant,
     json_option,
+    node_id,
     tracker_options,
 )
 
@@ -35,7 +36,7 @@ timeout_option = click.option(
 
 def _elsewhere(trackers: str | None, data_dir: Path | None) -> bool:
     """Whether the cluster is named by its trackers, and not the one on this machine."""
-    if trackers is None or not trackers.strip():
+    if trackers is None:
         return False
     source = click.get_current_context().get_parameter_source("trackers")
     return source is ParameterSource.COMMANDLINE or data_dir is None
@@ -53,9 +54,10 @@ def _progress(as_json: bool) -> Callable[[str], None]:
 
 
 def _guard(work: Callable[[], str | None]) -> str | None:
+    """Wrong use: what cannot be the id of a node, and the id of none that there is."""
     try:
         return work()
-    except BadRequest as error:
+    except (BadRequest, NotFound) as error:
         raise click.UsageError(str(error)) from None
 
 
@@ -99,7 +101,7 @@ def add_node(
 
 
 @click.command("remove-node", short_help="Remove a tracker from the cluster.")
-@click.argument("node")
+@click.argument("node", callback=node_id)
 @timeout_option
 @tracker_options
 @json_option
@@ -130,7 +132,7 @@ def remove_node(
 
 
 @click.command("replace-node", short_help="Put a new tracker in the place of another.")
-@click.argument("node")
+@click.argument("node", callback=node_id)
 @click.argument("new", metavar="[ID|HOST:PORT]", required=False)
 @timeout_option
 @tracker_options

@@ -167,7 +167,7 @@ def node(
             node, data_dir, listen, raft_listen, members, advertise, cluster, insecure
         )
         config = replace(config, timing=RaftTiming(election_timeout_s=election_timeout_ms / 1000))
-        trackers = addresses_of(join) if join else None
+        trackers = None if join is None else addresses_of(join)
     except BadRequest as error:
         raise click.UsageError(str(error)) from None
     logs.set_up(log_level, log_format, config.node)

@@ -13,8 +13,8 @@ from tracker_raft.client import TrackerClient
 from tracker_raft.client.backup import take_snapshot
 from tracker_raft.cluster.status import ask_trackers
 from tracker_raft.config import Address
-from tracker_raft.errors import NotFound, NoTracker
-from tracker_raft.terminal import emit_json, endpoints_meant, tracker_options
+from tracker_raft.errors import NoTracker
+from tracker_raft.terminal import emit_json, endpoints_meant, node_id, tracker_options
 
 HEX_SHOWN = 12
 TEXT_SHOWN = 60
@@ -94,7 +94,7 @@ def _short(value: Any) -> str:
 
 
 @click.command(short_help="Let trackers take a snapshot now.")
-@click.argument("node", required=False, metavar="[NODE]")
+@click.argument("node", required=False, metavar="[NODE]", callback=node_id)
 @tracker_options
 @click.option("--json", "as_json", is_flag=True, help="One JSON object for each tracker.")
 def snapshot(node: str | None, trackers: str | None, data_dir: Path | None, as_json: bool) -> None:
@@ -109,10 +109,13 @@ def snapshot(node: str | None, trackers: str | None, data_dir: Path | None, as_j
       p2p-cluster snapshot n2 --json
     """
     with TrackerClient(endpoints_meant(trackers, data_dir)) as client:
-        asked, silent = _who_answers(client)
+        members, asked, silent = _who_answers(client)
         if node is not None and node not in asked:
+            if node not in members:
+                known = ", ".join(sorted(members))
+                raise click.UsageError(f"no node {node!r}; the nodes are {known}")
             known = ", ".join(sorted(asked)) or "none"
-            raise NotFound(f"node {node!r} does not answer; those that do: {known}")
+            raise NoTracker(f"node {node!r} does not answer; those that do: {known}")
         for name in sorted(asked) if node is None else [node]:
             taken = take_snapshot(client, asked[name])
             if as_json:
@@ -123,9 +126,10 @@ def snapshot(node: str | None, trackers: str | None, data_dir: Path | None, as_j
         raise NoTracker(f"not all trackers have one: {'; '.join(silent)}")
 
 
-def _who_answers(client: TrackerClient) -> tuple[dict[str, Address], list[str]]:
-    """(address of each node that answers, what happened at the others)."""
-    client.status()  # learns of all of them
+def _who_answers(client: TrackerClient) -> tuple[set[str], dict[str, Address], list[str]]:
+    """(ids of all nodes, address of each that answers, what happened at the others)."""
+    members = client.status().get("members", ())  # and learns of all of them
     reports, silent = ask_trackers(client.endpoints)
     asked = {report.node: report.place.endpoint for report in reports}
-    return asked, [f"{address}: {reason}" for address, reason in silent.items()]
+    known = {str(row["node"]) for row in members} | asked.keys()
+    return known, asked, [f"{address}: {reason}" for address, reason in silent.items()]

@@ -47,7 +47,7 @@ def status(trackers: str | None, data_dir: Path | None, as_json: bool) -> None:
       p2p-cluster status --trackers 10.0.0.1:7000
     """
     require_one_cluster(data_dir)
-    if data_dir is None and trackers is not None and trackers.strip():
+    if data_dir is None and trackers is not None:
         with TrackerClient(resolve_trackers(trackers)) as client:
             client.status(deadline_s=LOOK_S)  # learns of all of them
             reports, silent = cluster_status.ask_trackers(client.endpoints)

@@ -219,6 +219,8 @@ class NodeConfig:
     joining: bool = False
     """It is no founding member: ``members`` only says where others are reached, and the log, once
     it comes, who they are."""
+    founded: tuple[Member, ...] = ()
+    """The founding members where they were at first; empty: where ``members`` says."""
     timing: RaftTiming = field(default_factory=RaftTiming)
     limits: WireLimits = field(default_factory=WireLimits)
     snapshots: SnapshotPolicy = field(default_factory=SnapshotPolicy)

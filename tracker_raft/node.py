@@ -91,7 +91,8 @@ def as_founded(config: NodeConfig, known: KnownMembers) -> NodeConfig:
     """The settings, with the founding members that this directory was first linked with.
 
     Who the members are is never a setting again, only where they are: a list that was changed
-    would be another cluster to this node until the log tells it better.
+    would be another cluster to this node until the log tells it better. Where they were at first
+    stays known too: who has moved since is seen by that, also by a node that moved itself.
     """
     if config.joining:
         return config
@@ -99,9 +100,10 @@ def as_founded(config: NodeConfig, known: KnownMembers) -> NodeConfig:
     if not known.founding:
         known.founding = tuple(f"{one.node}={one.raft}" for one in config.members)
         return config
-    founders = {member.node: member for member in map(Member.parse, known.founding)}
+    founded = tuple(map(Member.parse, known.founding))
+    founders = {member.node: member for member in founded}
     if founders.keys() == listed.keys():
-        return config
+        return replace(config, founded=founded)
     log.warning(
         "started with members %s, founded with %s: a cluster changes its members by 'add-node' "
         "and 'remove-node'",
@@ -114,7 +116,7 @@ def as_founded(config: NodeConfig, known: KnownMembers) -> NodeConfig:
             f"node {config.node!r} is not among the members {', '.join(founders)} that this "
             f"directory was founded with; nothing was started"
         )
-    return replace(config, members=members)
+    return replace(config, members=members, founded=founded)
 
 
 def tune_garbage_collection() -> None:

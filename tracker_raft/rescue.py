@@ -23,6 +23,7 @@ from pathlib import Path
 
 from tracker_raft.cluster import Cluster
 from tracker_raft.cluster.state import LAYOUT_NAME, Layout
+from tracker_raft.durable import sync_directory
 from tracker_raft.errors import BadRequest, Damaged, LocalError, NotFound, P2PError, Unsupported
 from tracker_raft.node import LOCK_NAME, REMOVED_NAME, owned
 from tracker_raft.raft.founding import LastState, found, last_state, next_era
@@ -212,7 +213,7 @@ def _set_aside(place: Path, stamp: str) -> Path:
         if path.is_file() and path.name != LOCK_NAME:
             _link(path, aside / path.name)
     for directory in (aside, place):
-        _sync_directory(directory)
+        sync_directory(directory)
     return aside
 
 
@@ -229,11 +230,3 @@ def _link(path: Path, target: Path) -> None:
         shutil.copy2(path, target)
         with target.open("rb") as file:
             os.fsync(file.fileno())
-
-
-def _sync_directory(directory: Path) -> None:
-    handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -27,7 +27,7 @@ from click.core import ParameterSource
 
 from tracker_raft.cluster.state import Layout, read_json, write_whole
 from tracker_raft.commands import BY_WORD, NAME_BYTES_MAX, check_text
-from tracker_raft.config import Address
+from tracker_raft.config import NODE_ID, Address
 from tracker_raft.errors import BadRequest, Damaged, LocalError, P2PError, Removed
 
 APP = "p2p-cluster"
@@ -132,6 +132,13 @@ def prefix_argument(ctx: click.Context, param: click.Parameter, value: str) -> s
     return value
 
 
+def node_id(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+    """The check of a NODE: what cannot be the id of any is wrong use, whoever answers."""
+    if value is not None and not NODE_ID.fullmatch(value):
+        raise click.BadParameter(f"{value!r} is no node id, expected {NODE_ID.pattern}")
+    return value
+
+
 def given_path(value: str | Path) -> Path:
     """The type of an option that is a path. An empty one is wrong use: an unset variable makes it,
     and taken as it is it would mean the current directory."""
@@ -159,10 +166,20 @@ def sigterm_interrupts() -> Iterator[None]:
 
 def trackers_option(function: _Function) -> _Function:
     """Add ``--trackers``; its value goes, as it is, to :func:`resolve_trackers`."""
+
+    def given(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+        if value is None or value.strip():
+            return value
+        if ctx.get_parameter_source(str(param.name)) is ParameterSource.COMMANDLINE:
+            # An unset variable makes it, and a word that removes would go to another cluster.
+            raise click.BadParameter("it is empty; leave it out for the cluster last brought up")
+        return None
+
     return click.option(
         "--trackers",
         envvar=TRACKERS_ENV,
         metavar="HOST:PORT,...",
+        callback=given,
         help="Tracker addresses, divided by commas; the first that lives is used. "
         f"Default: ${TRACKERS_ENV}, else the cluster last brought up on this machine.",
     )(function)

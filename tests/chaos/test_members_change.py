@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 from workload import Writers, check_nothing_lost, wait_until
 
 from tracker_raft import Cluster, TrackerClient
+from tracker_raft.cluster import ports
 from tracker_raft.cluster.launch import NODE_COMMAND
+from tracker_raft.config import Address
 from tracker_raft.errors import P2PError, Unavailable
 
 EXIT_REMOVED = 3
@@ -84,6 +87,40 @@ def test_who_was_removed_while_it_was_down_learns_it_and_stops() -> None:
             assert back.returncode == EXIT_REMOVED
             assert said in back.stderr and "Traceback" not in back.stderr
         assert {node["term"] for node in cluster.status()["nodes"]} == terms
+
+
+def test_a_new_address_outlives_all_who_saw_it() -> None:
+    """Broken: a node that moved is known at its new address only to those that were linked with it
+    since, and clients that come later are sent to the old one."""
+    with Cluster.up(3) as cluster:
+        wait_until("members may be written down", lambda: versions(cluster) == {2})
+        (free,) = ports.places(1)
+        cluster.kill("n3")
+        crew = cluster._crew
+        moved = replace(crew.layout.nodes[2], endpoint=free.endpoint, raft=free.raft)
+        crew.layout = replace(crew.layout, nodes=(*crew.layout.nodes[:2], moved))
+        crew.layout.save(cluster.data_dir)
+        cluster.restart("n3")
+        with TrackerClient([cluster.endpoint("n1")]) as client:
+
+            def written_down() -> bool:
+                said = [client.status(endpoint) for endpoint in cluster.endpoints]
+                return all(one["members_index"] and one["members_settled"] for one in said)
+
+            wait_until("the move is written down", written_down)
+        cluster.kill("n3")
+        for node in ("n1", "n2"):
+            cluster.kill(node)
+        for node in ("n1", "n2"):
+            cluster.restart(node, wait=False)
+        cluster.wait_ready()
+        with TrackerClient([cluster.endpoint("n1")]) as client:
+            assert not [*client.files()]
+            assert set(client.endpoints) == {*map(Address.parse, cluster.endpoints)}
+
+
+def versions(cluster: Cluster) -> set[int]:
+    return {node["cluster_version"] for node in cluster.status()["nodes"]}
 
 
 def test_an_emptied_member_is_let_in_again_only_as_a_new_one() -> None:

@@ -47,11 +47,17 @@ class SimNode:
         """Its process stopped because it was removed."""
         self.joining = False
         self.births = 1
+        self.port = 1
+        """It never matters where a node is; it matters what is written down of it."""
         self.met: dict[str, str] = {}
 
     @property
     def birth(self) -> str:
         return f"birth {self.births} of {self.node}"
+
+    @property
+    def raft(self) -> str:
+        return f"127.0.0.1:{self.port}"
 
     @property
     def up(self) -> bool:
@@ -85,7 +91,8 @@ class SimNode:
             process.kill()
             return
         config = cluster.config(self)
-        me = Hello(self.node, f"{self.runs}", "127.0.0.1:1", recovered.journal.identity.birth, ())
+        birth = recovered.journal.identity.birth
+        me = Hello(self.node, f"{self.runs}", "127.0.0.1:1", birth, (), raft=self.raft)
         links = SimLinks(cluster.network, process, self.runs, me, self.met)
         self.links = links
         links.hints = [node for node in (*cluster.ids, *SPARES) if node != self.node]
@@ -124,6 +131,12 @@ class SimNode:
         if self.links is not None:
             self.cluster.network.leave(self.links)
         self.replica = self.links = None
+
+    def move(self) -> None:
+        """Stopped, and started again elsewhere."""
+        self.kill()
+        self.port += 1
+        self.start()
 
     def join_anew(self) -> None:
         """An empty directory, and a process that waits to be made a member."""

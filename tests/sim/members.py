@@ -1,10 +1,10 @@
-"""Changes of the members in a simulated cluster: an operator who adds, removes and empties nodes,
-and what must hold of it.
+"""Changes of the members in a simulated cluster: an operator who adds, removes, empties and moves
+nodes, and what must hold of it.
 
 After every event: a leader is a voter of its own log; no log holds two changes that nobody was
 seen to commit. At the end: each change gives or takes one vote at most, what an operator was told
-is done stands in the log, a member that runs and learned has a vote, and whoever was removed has
-stopped.
+is done stands in the log, a member that runs and learned has a vote, whoever was removed has
+stopped, and where a member is is written down.
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ from tracker_raft.raft.replica import Replica
 
 PERIOD_S = 0.1
 PATIENCE_S = 4.0
-KINDS = {"add": 8, "remove": 6, "empty": 1}
+FOUNDED = "127.0.0.1:1"
+"""Where all nodes are at first."""
+KINDS = {"add": 8, "remove": 6, "empty": 1, "move": 2}
 """Changes, and how often they come beside the faults."""
 
 
@@ -85,6 +87,15 @@ class Changes:
                 return f"{node.node} was removed and runs on"
             if node.node in self.newest.learners and self.is_member(node):
                 return f"{node.node} still learns"
+        return self._misplaced(cluster)
+
+    def _misplaced(self, cluster: SimCluster) -> str | None:
+        """A member that runs and is elsewhere than is written down."""
+        for node in cluster.nodes.values():
+            seat = self.newest.seat(node.node) if self.newest else None
+            place = seat.raft if seat else FOUNDED
+            if node.up and self.is_member(node) and node.raft != place:
+                return f"{node.node} is at {node.raft}, written down is {place}"
         return None
 
 
@@ -107,6 +118,8 @@ class Operator:
                 self._ask(kind, name, self.world.now_s + PATIENCE_S)
             case "remove":
                 self._ask(kind, name, self.world.now_s + PATIENCE_S)
+            case "move" if name in self.cluster.nodes and self.cluster.nodes[name].up:
+                self.cluster.nodes[name].move()
             case "empty" if not self.emptied and self._may_be_emptied(name):
                 self.emptied = True
                 self.cluster.nodes[name].empty()
@@ -155,9 +168,8 @@ class Operator:
             self.cluster.handed_over_s = self.world.now_s
         try:
             if kind == "add":
-                birth = self.cluster.nodes[name].birth
-                here = "127.0.0.1:1"
-                replica.members.add(name, birth, here, here, deadline_s, done)
+                node = self.cluster.nodes[name]
+                replica.members.add(name, node.birth, node.raft, FOUNDED, deadline_s, done)
             else:
                 replica.members.remove(name, deadline_s, done)
         except P2PError as error:

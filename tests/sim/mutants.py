@@ -290,12 +290,14 @@ MUTANTS: dict[str, Mutant] = {
         _kept_when_cut, weights={"isolate leader": 8, "leader": 4}, members=True
     ),
     "a snapshot without its members (S14)": Mutant(_snapshot_without_members, members=True),
-    "learners count as voters": Mutant(_learners_vote, members=True),
     "any directory in a member's name": Mutant(_any_directory, members=True),
 }
 """By name. That an acknowledgement of another term counts (S2) takes a history of its own:
 :mod:`tests.sim.stale_acknowledgements`."""
 
+LEARNERS_VOTE = Mutant(_learners_vote, members=True)
+"""It takes a learner that is away for good while a voter is dead: a story of its own, too, in
+:mod:`tests.sim.test_member_stories`."""
 NO_TERM = Mutant(_no_term)
 VOTE_FORGOTTEN = Mutant(_vote_forgotten)
 """Two candidates of one term are rare since there are pre-votes: a story of its own as well, in

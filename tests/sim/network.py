@@ -284,7 +284,10 @@ class SimLinks:
 
     def identity(self, node: str) -> Facts:
         said = self.me if node == self.node else self._told.get(node)
-        return Facts(self.met.get(node, "")) if said is None else Facts(said.birth)
+        if said is None:
+            return Facts(self.met.get(node, ""))
+        present = said is self.me or (node in self._up and self.sits(node))
+        return Facts(said.birth, said.raft, said.endpoint, present)
 
     def drop(self, node: str, reason: str) -> None:
         raise AssertionError(f"{self.node} drops its link with {node}: {reason}")

@@ -21,6 +21,8 @@ from tracker_raft.versions import NEWEST
 
 FAULTY_S = 8.0
 HEALING_S = 20.0
+SETTLING_S = 8.0
+"""An address is written down after two of them."""
 CLIENTS = 4
 SMALL_BATCHES = RaftTiming(entry_bytes_max=1024, append_batch_bytes=2048)
 """Half of the seeds send a backlog in many small messages."""
@@ -162,11 +164,11 @@ def _settle(world: World, cluster: SimCluster, watch: Watch) -> None:
         states = {(replica.machine.applied, replica.machine.state_hash) for replica in up}
         return len(states) == 1 and not watch.changes.unfinished(cluster)
 
-    world.run_until(world.now_s + 5.0, stop=equal)
+    world.run_until(world.now_s + SETTLING_S, stop=equal)
     if not equal():
         if problem := watch.changes.unfinished(cluster):
-            raise Violation(f"5 s after the end: {problem}: {cluster.nodes}")
-        raise Violation(f"replicas differ 5 s after the end: {cluster.nodes}")
+            raise Violation(f"{SETTLING_S:g} s after the end: {problem}: {cluster.nodes}")
+        raise Violation(f"replicas differ {SETTLING_S:g} s after the end: {cluster.nodes}")
 
 
 def _trace(watch: Watch, world: World) -> str:

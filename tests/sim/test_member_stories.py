@@ -10,6 +10,7 @@ import pytest
 
 from tests.sim.cluster import SimNode
 from tests.sim.members import Operator
+from tests.sim.mutants import LEARNERS_VOTE, mutated
 from tests.sim.run import library_globals
 from tests.sim.test_elections import Scene, steady
 from tracker_raft.errors import BadRequest, Busy, NoLeader, P2PError, Unavailable
@@ -137,6 +138,16 @@ def test_a_second_change_waits_until_the_first_is_committed(seed: int) -> None:
 @pytest.mark.parametrize("seed", SEEDS)
 def test_a_node_that_learns_is_in_nobodys_way(seed: int) -> None:
     """Broken: a new node that is slow or dead costs the majority, or votes before it knows."""
+    a_learner_dies_and_a_voter_too(seed)
+
+
+def test_a_learner_that_counts_is_noticed() -> None:
+    """Broken: the story above does not get to the point."""
+    with mutated(LEARNERS_VOTE), pytest.raises(AssertionError, match="no write goes through"):
+        a_learner_dies_and_a_voter_too(0)
+
+
+def a_learner_dies_and_a_voter_too(seed: int) -> None:
     with scene(seed) as it:
         leader = it.begin()
         learner = it.join("m1")

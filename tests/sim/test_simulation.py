@@ -41,7 +41,6 @@ CAUGHT_BY: dict[str, tuple[int, ...]] = {
     "members change at the commit only (S14)": (1,),
     "a truncated change stays in force (S14)": (16,),
     "a snapshot without its members (S14)": (50, 55),
-    "learners count as voters": (59,),
     "any directory in a member's name": (1,),
 }
 """Seeds that caught each mutant when it was hunted."""

@@ -10,9 +10,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from processes import wait_until
 
 from tracker_raft import Cluster, TrackerClient
+from tracker_raft.__main__ import main
 from tracker_raft.cluster import ports
 from tracker_raft.cluster.status import fetch_status
 
@@ -68,12 +70,50 @@ def test_a_cluster_of_this_machine_moves_word_by_word(p2p: Command, tmp_path: Pa
         assert again.returncode == 0, again.stderr
         assert Cluster.attach(place).leader() in ("n3", "n4", "n5")
         refused = p2p("remove-node", "n9")
-        assert refused.returncode == 1 and "the nodes are n3, n4, n5" in refused.stderr
+        assert refused.returncode == 2 and "the nodes are n3, n4, n5" in refused.stderr
         nonsense = p2p("add-node", "../n6")
         assert nonsense.returncode == 2 and "nothing was done" in nonsense.stderr
         assert Cluster.attach(place).nodes == ("n3", "n4", "n5")
     finally:
         p2p("down")
+
+
+def test_a_word_that_names_no_node_is_wrong_use_everywhere(tmp_path: Path) -> None:
+    """Broken: a script cannot tell its own mistake from a change that failed, or a node is added
+    in the place of one that there never was."""
+    with (
+        Cluster.up(1, data_dir=tmp_path / "c") as cluster,
+        joining(tmp_path / "far", cluster.endpoints[0]) as far,
+    ):
+        here = ["--data-dir", str(cluster.data_dir)]
+        there = ["--trackers", cluster.endpoints[0]]
+        words = [[word, *here] for word in ("kill", "pause", "resume", "restart", "logs")]
+        words += [[word, *where] for word in ("remove-node", "snapshot") for where in (here, there)]
+        words += [["replace-node", *here], ["replace-node", far, *there]]
+        words += [["transfer-leadership", *where, "--to"] for where in (here, there)]
+        for node in ("n9", "", "no such", "../n1", "n" * 64):
+            for first, *rest in words:
+                arguments = [first, *rest, node] if "--to" in rest else [first, node, *rest]
+                done = CliRunner().invoke(main, arguments)
+                assert done.exit_code == 2, (arguments, done.output)
+                assert "Usage: " in done.output and "Traceback" not in done.output
+        with TrackerClient(cluster.endpoints) as client:
+            assert [one.node for one in client.members()] == ["n1"], "nothing was done"
+        assert cluster.nodes == ("n1",) and cluster.pid("n1") is not None
+
+
+@pytest.mark.parametrize("node", ["", "no such"])
+def test_a_word_that_can_be_no_id_is_wrong_use_although_nobody_answers(node: str) -> None:
+    """Broken: the mistake is found only once the trackers are back."""
+    nowhere = ["--trackers", "127.0.0.1:1"]
+    for words in (
+        ["remove-node", node],
+        ["replace-node", node, "127.0.0.1:2"],
+        ["snapshot", node],
+        ["transfer-leadership", "--to", node],
+    ):
+        done = CliRunner().invoke(main, [*words, *nowhere])
+        assert done.exit_code == 2, (words, done.output)
 
 
 def test_a_node_of_another_machine_joins_and_is_removed(p2p: Command, tmp_path: Path) -> None:

@@ -104,6 +104,35 @@ def test_a_share_ends_when_a_copy_is_served_elsewhere(trackers: str, tmp_path: P
             assert get.wait(10) == 0
 
 
+def test_each_file_of_a_directory_gets_a_name(trackers: str, tmp_path: Path) -> None:
+    """Broken: many files can be published at once from Python only."""
+    place, copy = tmp_path / "d", tmp_path / "copy"
+    (place / "x").mkdir(parents=True)
+    names = ("models/1", "models/2", "models/x/3")
+    for name in names:
+        (place / name.removeprefix("models/")).write_text(name)
+    words = ("share", place, "--each", "--prefix", "models/")
+    with word(trackers, *words, "--json") as share:
+        told = [line(share) for _ in names]
+        assert [one["name"] for one in told] == list(names)
+        assert [one["path"] for one in told] == [str(place / name[7:]) for name in names]
+        with word(trackers, "get", "models/x/3", "-o", copy) as get:
+            assert get.wait(20) == 0
+        assert copy.read_text() == "models/x/3"
+        share.send_signal(signal.SIGINT)
+        assert share.wait(10) == 0
+    (place / "2").write_text("other")
+    with word(trackers, *words) as refused:
+        _, said = refused.communicate(timeout=20)
+    assert refused.returncode == 1
+    assert "file 1 of 3: 'models/2' is bound to content" in said
+    assert "(share --replace)" in said
+    with word(trackers, *words, "--replace") as share:
+        assert share.stdout is not None
+        shown = [share.stdout.readline().split()[0] for _ in names]
+        assert shown == ["models/1@v1", "models/2@v2", "models/x/3@v1"]
+
+
 def test_a_share_whose_file_changes_ends_with_an_error(trackers: str, tmp_path: Path) -> None:
     """Broken: a share goes on that serves nothing, and nobody knows."""
     source = tmp_path / "source"

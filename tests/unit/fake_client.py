@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from tracker_raft.commands import FileRecord, Level, PeerRecord
+from tracker_raft.commands import FileRecord, Level, NewFile, PeerRecord
 from tracker_raft.errors import Conflict, NotFound, NoTracker
 
 
@@ -61,6 +61,25 @@ class FakeClient:
             record = FileRecord(name, len(versions) + 1, content, size, manifest_bytes, piece_bytes)
             versions.append(record)
             return Published(record, True)
+
+    def publish_many(self, files: Sequence[NewFile]) -> tuple[Published, ...]:
+        with self._lock:
+            before = {name: list(versions) for name, versions in self.records.items()}
+        try:
+            return tuple(
+                self.publish(
+                    file.name,
+                    content=file.content,
+                    size=file.size,
+                    manifest_bytes=file.manifest_bytes,
+                    piece_bytes=file.piece_bytes,
+                    replace=file.replace,
+                )
+                for file in files
+            )
+        except Conflict:
+            self.records = before
+            raise
 
     def lookup(
         self, name_or_content: str | bytes, *, level: Level = Level.LINEARIZABLE

@@ -14,6 +14,7 @@ from tracker_raft.config import Address, Member, NodeConfig, SnapshotPolicy
 from tracker_raft.entries import pack_operation
 from tracker_raft.errors import P2PError
 from tracker_raft.machine import TrackerMachine
+from tracker_raft.node import as_founded
 from tracker_raft.raft.intake import Position, opened
 from tracker_raft.raft.journal import SEGMENT_BYTES
 from tracker_raft.raft.links import Links
@@ -66,6 +67,7 @@ class Node:
         self.recovered = recover(self.storage, identity, segment_bytes=segment_bytes)
         self.journal = self.recovered.journal
         known = KnownMembers(self.memory)
+        config = as_founded(config, known)
         birth = self.journal.identity.birth
         self.links = Links(config, f"boot of {config.node}", birth, known)
         self.writer = ThreadWriter(loop.call_soon_threadsafe)

@@ -99,8 +99,9 @@ def test_how_many_files_a_batch_may_have() -> None:
     assert len(PublishMany(many[1:]).files) == BATCH_FILES_MAX
     with pytest.raises(TooLarge, match="1001 files, expected 1 to 1000"):
         PublishMany(many)
-    with pytest.raises(BadRequest, match="0 files"):
+    with pytest.raises(BadRequest, match="0 files, expected 1 to 1000") as none:
         PublishMany(())
+    assert none.value.code == "bad_request", "nothing is too large about it"
 
 
 def test_each_change_of_a_batch_has_a_place_of_its_own_in_the_log() -> None:

@@ -38,6 +38,8 @@ def test_what_a_stopped_watch_says_goes_on_with_the_same_names(prefix: str) -> N
         (("status", "--data-dir", ""), "'--data-dir': it is empty"),
         (("node", "--data-dir", ""), "'--data-dir'"),
         (("backup", "b", "--data-dir", ""), "'--data-dir': it is empty"),
+        (("node", "--data-dir", "d", "--join", ""), "--join: no address in ''"),
+        (("node", "--data-dir", "d", "--join", " , "), "--join: no address in ' , '"),
     ],
 )
 def test_wrong_use_is_told_and_is_status_2(

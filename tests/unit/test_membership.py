@@ -109,6 +109,24 @@ def test_a_birth_stays_and_an_address_is_a_setting() -> None:
     assert (seat.birth, seat.raft, seat.endpoint) == ("of n1", "10.0.0.1:1", HERE)
 
 
+def test_an_address_that_is_written_down_is_replaced_by_a_present_node_only() -> None:
+    """Broken: a leader that heard of a member long ago writes that over what it said since."""
+    away = Facts("of n1", "10.0.0.1:1", "10.0.0.1:2", present=False)
+    seat = FOUNDING.completed(lambda node: away).seat("n1")
+    assert seat is not None and (seat.birth, seat.raft) == ("of n1", RAFT)
+    assert seat.endpoint == "10.0.0.1:2", "better than none"
+    seat = known(FOUNDING).completed(lambda node: away).seat("n1")
+    assert seat is not None and seat.endpoint == HERE
+
+
+def test_a_hint_says_first_where_a_member_is() -> None:
+    """Broken: who lags behind looks for a leader that has moved where it was."""
+    newer = FOUNDING.completed(lambda node: Facts("", "10.0.0.1:1"))
+    found = Roster("n1", Placed(5, FOUNDING), FOUNDING, newer, joining=False).places("n2")
+    assert found == ["10.0.0.1:1", RAFT, RAFT]
+    assert roster(FOUNDING).places("n9") == []
+
+
 def test_a_majority_is_of_the_voters() -> None:
     """Broken: learners, or nodes that were removed, help to decide."""
     assert is_majority({"n1", "n2", "n4"}, ("n1", "n2", "n3"))

@@ -106,6 +106,7 @@ def test_failures_are_one_line_and_status_1(run: Run, shared: Peer, tmp_path: Pa
         (("share", "nope"), "nope: No such file"),
         (("rm", "nope"), "no file 'nope'"),
         (("share", "other", "--name", "models/a"), "bound to other content (share --replace)"),
+        (("share", "nope", "--each"), "nope: No such file"),
         (("peers", "nope"), "no file 'nope'"),
     ]
     for words, reason in cases:
@@ -126,6 +127,11 @@ def test_wrong_use_is_status_2(run: Run, tmp_path: Path) -> None:
         ("share", "f", "--listen", "nonsense"),
         ("share", "f", "--name", "a@v1"),
         ("share", "f", "--up", "fast"),
+        ("share", "f", "--each"),
+        ("share", "f", "--prefix", "p/"),
+        ("share", ".", "--each", "--prefix", "a@v1"),
+        ("share", ".", "--each", "--name", "a"),
+        ("share", ".", "--each", "--copies", "1"),
         ("get", "a", "--include", "..", "-o", "x"),
         ("get", "a", "--seed", "--include", "b"),
         ("share", "f", "--listen", "0.0.0.0:0", "--advertise", "10.0.0.1"),

@@ -25,7 +25,7 @@ from tracker_raft.raft.configuration import Facts
 from tracker_raft.raft.engine import Role
 from tracker_raft.raft.handover import HandOver
 from tracker_raft.raft.membership import Roster, begun
-from tracker_raft.raft.reconfiguration import CatchUp, Reconfiguration
+from tracker_raft.raft.reconfiguration import LOOK_S, MOVED_S, CatchUp, Reconfiguration
 from tracker_raft.raft.roll import Roll
 from tracker_raft.versions import NEWEST, OLDEST
 
@@ -39,6 +39,8 @@ class Lines:
     def __init__(self) -> None:
         self.connected: tuple[str, ...] = ("n2", "n3")
         self.roster: Roster | None = None
+        self.at: dict[str, str] = {}
+        """Who is elsewhere than here."""
 
     def linked(self, node: str) -> bool:
         return node in self.connected
@@ -47,7 +49,8 @@ class Lines:
         self.roster = roster
 
     def identity(self, node: str) -> Facts:
-        return Facts(f"of {node}", HERE, HERE)
+        at = self.at.get(node, HERE)
+        return Facts(f"of {node}", at, at, present=node == "n1" or node in self.connected)
 
     def send(self, node: str, message: dict[str, Any]) -> bool:
         return True
@@ -91,6 +94,7 @@ class Case:
         )
         self.told: list[tuple[Any, Any]] = []
         self.version = NEWEST
+        self.now_s = time.monotonic()
         self.term = self.driver.lead()
 
     def done(self, reply: Any, error: Any) -> None:
@@ -114,6 +118,17 @@ class Case:
 
     def step(self) -> None:
         self.changes.step(time.monotonic())
+
+    def watch(self, seconds: float = MOVED_S + 2 * LOOK_S) -> None:
+        """So many seconds of turns go by, from where the last ones ended."""
+        for _ in range(round(seconds / LOOK_S)):
+            self.now_s += LOOK_S
+            self.changes.step(self.now_s)
+
+    def place(self, node: str) -> str:
+        seat = self.membership.in_force.seat(node)
+        assert seat is not None
+        return seat.raft
 
 
 @pytest.fixture
@@ -233,3 +248,111 @@ def test_the_version_of_the_cluster_can_forbid_it(case: Case) -> None:
     with pytest.raises(Unsupported, match="'members' needs 2"):
         case.add()
     assert case.membership.index == 0 and case.driver.journal.last_index == 2
+
+
+# -- a node is an id, not an address ---------------------------------------------------------------
+
+THERE = "10.0.0.2:1"
+
+
+def test_who_moved_for_good_is_written_down_once(case: Case) -> None:
+    """Broken: a new address is known to those only who were there, or fills the log."""
+    case.acknowledged("n2", "n3")
+    case.watch()
+    assert case.membership.index == 0, "nobody moved"
+    case.lines.at = {"n2": THERE}
+    case.watch(MOVED_S - LOOK_S)
+    assert case.membership.index == 0, "it may move on"
+    case.watch()
+    assert (case.membership.index, case.place("n2"), case.place("n3")) == (3, THERE, HERE)
+    assert case.membership.in_force.voters == ("n1", "n2", "n3")
+    assert case.told == [], "nobody asked"
+    case.watch()
+    case.acknowledged("n3")
+    case.watch()
+    assert case.membership.index == 3 and case.membership.is_settled
+
+
+def test_who_moves_to_and_fro_is_not_written_down(case: Case) -> None:
+    """Broken: two directories of one name, or an address that comes and goes, fill the log."""
+    case.acknowledged("n2", "n3")
+    for number in range(20):
+        case.lines.at = {"n2": f"10.0.0.{number % 2}:1"}
+        case.watch(MOVED_S)
+    assert case.membership.index == 0
+
+
+def test_who_is_not_linked_says_nothing_about_its_place(case: Case) -> None:
+    """Broken: what was heard long ago is written over what another leader wrote down since."""
+    case.acknowledged("n2", "n3")
+    case.lines.at, case.lines.connected = {"n3": THERE}, ("n2",)
+    case.watch()
+    assert case.membership.index == 0
+    case.add()
+    case.acknowledged("n2")
+    assert case.place("n3") == HERE, "nor with another change"
+
+
+def test_a_move_waits_for_its_turn(case: Case) -> None:
+    """Broken: S14, it overlaps with another change, or is logged for those who do not know it."""
+    case.lines.at = {"n2": THERE}
+    case.watch()
+    assert case.membership.index == 0, "the leader has not begun yet"
+    case.acknowledged("n2", "n3")
+    case.version = OLDEST
+    case.watch()
+    assert case.membership.index == 0, "the release before cannot read it"
+    case.version = NEWEST
+    case.lines.connected = ()
+    case.watch()
+    assert case.membership.index == 0, "nobody is heard"
+    case.lines.connected = ("n2", "n3")
+    case.remove("n1")
+    case.watch()
+    assert case.membership.index == 0, "it hands over"
+
+
+def test_no_change_begins_while_a_move_is_not_committed(case: Case) -> None:
+    """Broken: S14 again, the other way round; and a move is put off while a node learns."""
+    case.acknowledged("n2", "n3")
+    case.add()
+    case.acknowledged("n2", "n3")
+    case.lines.at = {"n2": THERE}
+    case.watch()
+    assert case.membership.index == 3, "n4 learns"
+    case.remove("n4")
+    assert case.place("n2") == THERE, "a change says it as well"
+    case.acknowledged("n2", "n3")
+    case.lines.at = {"n3": THERE}
+    case.watch()
+    with pytest.raises(Busy, match="entry 5 is not committed yet"):
+        case.remove("n3")
+
+
+def test_a_new_leader_looks_anew(case: Case) -> None:
+    """Broken: where a node was before another one led counts as if it had stayed there."""
+    case.acknowledged("n2", "n3")
+    case.lines.at = {"n2": THERE}
+    case.watch(MOVED_S)
+    case.changes.lost_leadership()
+    case.watch(MOVED_S)
+    assert case.membership.index == 0
+    case.watch()
+    assert case.place("n2") == THERE
+
+
+def test_a_client_address_is_written_down_beside_others_only(case: Case) -> None:
+    """Broken: each cluster begins its log with a list of members, or clients are sent to an
+    address of the past."""
+    case.acknowledged("n2", "n3")
+    case.lines.identity = lambda node: Facts(f"of {node}", HERE, THERE)
+    case.watch()
+    assert case.membership.index == 0
+    case.add()
+    case.acknowledged("n2", "n3")
+    case.remove("n4")
+    case.acknowledged("n2", "n3")
+    case.lines.identity = lambda node: Facts(f"of {node}", HERE, "10.0.0.3:1")
+    case.watch()
+    seat = case.membership.in_force.seat("n3")
+    assert seat is not None and seat.endpoint == "10.0.0.3:1"

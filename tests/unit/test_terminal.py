@@ -12,6 +12,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
+from peer.cli import main
 from tracker_raft.cluster.state import Layout, NodePlace
 from tracker_raft.config import Address
 from tracker_raft.errors import Conflict, NoTracker
@@ -187,6 +188,33 @@ def test_the_option_reads_the_environment_too(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("P2P_TRACKERS", "a:1,b:2")
     assert CliRunner().invoke(show, []).output == "a:1 b:2\n"
     assert CliRunner().invoke(show, ["--trackers", "c:3"]).output == "c:3\n"
+
+
+@pytest.mark.parametrize("value", ["", "  "])
+def test_an_empty_option_is_wrong_use_and_an_empty_variable_is_none(
+    value: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Broken: 'rm' with an unset variable of a script removes from another cluster."""
+    remember_cluster(up(tmp_path / "c", 7000))
+    monkeypatch.setenv("P2P_TRACKERS", "a:1")
+    asked = [command for command in main.commands.values() if takes_trackers(command)]
+    assert {"ls", "rm", "tag", "get", "share", "status", "remove-node"} <= {c.name for c in asked}
+    for command in asked:
+        context = click.Context(command)
+        with pytest.raises(click.UsageError, match="it is empty; leave it out"):
+            command.parse_args(context, ["--trackers", value])
+    monkeypatch.setenv("P2P_TRACKERS", value)
+
+    @click.command()
+    @trackers_option
+    def show(trackers: str | None) -> None:
+        click.echo(f"{trackers} {' '.join(resolve_trackers(trackers))}")
+
+    assert CliRunner().invoke(show, []).output == "None 127.0.0.1:7000\n"
+
+
+def takes_trackers(command: click.Command) -> bool:
+    return any(option.name == "trackers" for option in command.params)
 
 
 @pytest.mark.parametrize("text", ["nonsense", "host:0", "host:70000", "::1:7000", ",", ":5"])

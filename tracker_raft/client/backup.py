@@ -29,6 +29,7 @@ from tracker_raft.client.deadline import Deadline
 from tracker_raft.client.requester import Requester
 from tracker_raft.client.tracker_client import TrackerClient
 from tracker_raft.config import Address
+from tracker_raft.durable import sync_directory
 from tracker_raft.errors import (
     BadRequest,
     LocalError,
@@ -194,10 +195,6 @@ def _put_in_place(part: Path, path: Path, overwrite: bool) -> None:
         if not overwrite and path.exists():
             raise LocalError(f"{path} has come into being meanwhile; it was left as it is")
         part.rename(path)
-        directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
+        sync_directory(path.parent)
     except OSError as error:
         raise LocalError(f"{path} cannot be written: {error.strerror or error}") from error

@@ -19,6 +19,7 @@ from tracker_raft.errors import (
     BadRequest,
     Busy,
     NoLeader,
+    NotFound,
     NoTracker,
     OutcomeUnknown,
     P2PError,
@@ -106,18 +107,25 @@ class MemberCalls:
 
         The new one is added and votes before the old one is removed. Only a new one of the same
         id has to wait until the old one is out. Errors as of both; the text says what was done.
+        :class:`NotFound` when ``node`` is no member, before anything is done.
         """
         address = endpoint if isinstance(endpoint, Address) else Address.parse(endpoint)
+        removal = commands.RemoveNode(node)
         deadline, requester = self._deadline(deadline_s), self._requester
         tell = progress or (lambda text: None)
         new = str(_status(requester, address, deadline)["node"])
         if new == node:
-            _change(requester, commands.RemoveNode(node), deadline)
+            _change(requester, removal, deadline)
             tell(f"the old {node} is removed")
             return _add(requester, address, deadline, tell)
+        there = [one.node for one in _members(_leader_soon(requester, deadline)[1])]
+        if node not in there and new not in there:  # with the new one there, the old one was
+            raise NotFound(
+                f"node {node!r} is no member; the members are {', '.join(there)}; nothing was done"
+            )
         _add(requester, address, deadline, tell)
         try:
-            _change(requester, commands.RemoveNode(node), deadline)
+            _change(requester, removal, deadline)
         except P2PError as error:
             text = f"{new} was added and votes; {node} is not known to be removed: {error.message}"
             raise type(error)(text) from error

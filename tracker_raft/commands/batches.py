@@ -53,7 +53,8 @@ class PublishMany(Operation):
         if type(files) is not tuple:
             raise BadRequest(f"files is {type(files).__name__}, expected an array")
         if not 1 <= len(files) <= BATCH_FILES_MAX:
-            raise TooLarge(f"{len(files)} files, expected 1 to {BATCH_FILES_MAX}; not run")
+            refusal = TooLarge if files else BadRequest
+            raise refusal(f"{len(files)} files, expected 1 to {BATCH_FILES_MAX}; not run")
         if not _all_plain(files):
             for at, file in enumerate(files):
                 _check(at, len(files), file)

@@ -17,6 +17,8 @@ Rules
   have a member in common (Raft thesis, 4.1).
 * Founding members sit in seats of incarnation 1. Their births are empty until a leader that has
   met them writes them down, with the first change.
+* An address is a setting of its node. Only what a node says on a link that stands replaces what is
+  written down: one that is away may have moved since, and another leader have written that down.
 """
 
 from __future__ import annotations
@@ -39,6 +41,17 @@ RETIRED_MAX = 64
 
 
 @dataclass(frozen=True, slots=True)
+class Facts:
+    """What a node said of itself, each empty when it is not known."""
+
+    birth: str = ""
+    raft: str = ""
+    endpoint: str = ""
+    present: bool = True
+    """It is linked, as the member that is meant; else this is what it said last."""
+
+
+@dataclass(frozen=True, slots=True)
 class Seat:
     """One member."""
 
@@ -56,14 +69,12 @@ class Seat:
         """Whether the directory of that birth may sit here."""
         return self.birth in ("", birth)
 
-
-@dataclass(frozen=True, slots=True)
-class Facts:
-    """What a node said of itself, each empty when it is not known."""
-
-    birth: str = ""
-    raft: str = ""
-    endpoint: str = ""
+    def completed(self, fact: Facts) -> Seat:
+        """With what is known of its node."""
+        raft, endpoint = self.raft or fact.raft, self.endpoint or fact.endpoint
+        if fact.present:
+            raft, endpoint = fact.raft or raft, fact.endpoint or endpoint
+        return replace(self, birth=self.birth or fact.birth, raft=raft, endpoint=endpoint)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,20 +133,9 @@ class Configuration:
         return Configuration(seats, retired[-RETIRED_MAX:])
 
     def completed(self, facts: Callable[[str], Facts]) -> Configuration:
-        """With what is known of its nodes by now. A birth that is written down stays; an address
-        is a setting of its node, and the newest one counts."""
-        seats = []
-        for seat in self.seats:
-            fact = facts(seat.node)
-            seats.append(
-                replace(
-                    seat,
-                    birth=seat.birth or fact.birth,
-                    raft=fact.raft or seat.raft,
-                    endpoint=fact.endpoint or seat.endpoint,
-                )
-            )
-        return replace(self, seats=tuple(seats))
+        """With what is known of its nodes by now. A birth that is written down stays, an address
+        until its node is linked and says another one."""
+        return replace(self, seats=tuple(seat.completed(facts(seat.node)) for seat in self.seats))
 
     def _seat(self, node: str) -> Seat:
         seat = self.seat(node)

@@ -73,8 +73,6 @@ class Links:
         self._dialling: dict[str, asyncio.Task[None]] = {}
         self._started = False
         self.loop = asyncio.get_running_loop()
-        self.endpoints: dict[str, str] = {config.node: str(config.client_advertised)}
-        """Client address of each member, as far as it ever said hello."""
         self._live: dict[str, Link] = {}
         self._connected: tuple[str, ...] = ()
         """Its keys in order; asked for in every turn."""
@@ -110,10 +108,12 @@ class Links:
             self._wanted.pop(node)
 
     def _show_up(self) -> None:
-        """Who dials this one and is not linked is to know that it runs, so that it dials now."""
+        """Who dials this one and is not linked is to know that it runs, and where, so that it
+        dials now. It is looked for wherever it may be: both may have moved."""
         for node in self.others:
             if node > self.config.node and node not in self._live:
-                self.reconnect(node, lambda reconnect: None)
+                for address in self._addresses(node):
+                    self._run(self._probe(node, address, lambda reconnect: None))
 
     async def close(self) -> None:
         """Stop listening and dialling and break every link."""
@@ -180,7 +180,7 @@ class Links:
 
     def _forget_the_gone(self) -> None:
         known = {self.config.node, *self.others, *self._live}
-        for table in (self.refused, self._told, self._at, self._boots, self.endpoints):
+        for table in (self.refused, self._told, self._at, self._boots):
             for node in table.keys() - known:
                 table.pop(node)
 
@@ -189,7 +189,8 @@ class Links:
         said = self.me if node == self.config.node else self._told.get(node)
         if said is None:
             return Facts(birth=self._known.births.get(node, ""))
-        return Facts(said.birth, said.raft, said.endpoint)
+        present = said is self.me or (node in self._live and self.sits(node))
+        return Facts(said.birth, said.raft, said.endpoint, present)
 
     def sits(self, node: str) -> bool:
         """Whether who is linked as ``node`` is the member that is meant: its word counts."""
@@ -203,12 +204,8 @@ class Links:
     @property
     def trackers(self) -> list[str]:
         """Client addresses of the voters, as far as they are known."""
-        addresses = []
-        for seat in self.roster.in_force.members.seats:
-            endpoint = self.endpoints.get(seat.node) or seat.endpoint
-            if seat.votes and endpoint:
-                addresses.append(endpoint)
-        return addresses
+        seats = self.roster.in_force.members.completed(self.identity).seats
+        return [seat.endpoint for seat in seats if seat.votes and seat.endpoint]
 
     def drop(self, node: str, reason: str) -> None:
         """Break the link with a member that does not speak the protocol."""
@@ -236,7 +233,6 @@ class Links:
         self._live[node] = link
         self._connected = tuple(sorted(self._live))
         self._boots[node] = link.hello.boot
-        self.endpoints[node] = link.hello.endpoint
         self._told[node] = link.hello
         self._at[node] = link.hello.raft
         self._seat_all()
@@ -296,12 +292,10 @@ class Links:
     def _addresses(self, node: str) -> list[Address]:
         """Where ``node`` may be: as it said itself, as the settings say, as the members say. Who
         answers says who it is, so trying a stale one does no harm."""
-        seat = self.roster.seat(node)
-        said, settled = self._at.get(node), seat.raft if seat else ""
         setting = str(self._settings[node]) if node in self._settings else ""
-        texts = dict.fromkeys(text for text in (said, setting, settled) if text)
+        texts = (self._at.get(node), setting, *self.roster.places(node))
         found = []
-        for text in texts:
+        for text in dict.fromkeys(text for text in texts if text):
             with contextlib.suppress(BadRequest):  # whoever said it: the others may do
                 found.append(Address.parse(text))
         return found
@@ -335,7 +329,8 @@ class Links:
 
     def reconnect(self, node: str, done: Callable[[Reconnect], None]) -> None:
         """One attempt to reach the process of ``node``: is it the run we knew?"""
-        self._run(self._probe(node, done))
+        address = next(iter(self._addresses(node)), None)
+        self._run(self._probe(node, address, done))
 
     def _run(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = self.loop.create_task(work)
@@ -343,15 +338,14 @@ class Links:
         task.add_done_callback(self._tasks.discard)
         return task
 
-    async def _probe(self, node: str, done: Callable[[Reconnect], None]) -> None:
-        done(await self._reconnect(node))
+    async def _probe(
+        self, node: str, address: Address | None, done: Callable[[Reconnect], None]
+    ) -> None:
+        done(Reconnect.NO_ANSWER if address is None else await self._reconnect(node, address))
 
-    async def _reconnect(self, node: str) -> Reconnect:
+    async def _reconnect(self, node: str, address: Address) -> Reconnect:
         try:
             async with asyncio.timeout(PROBE_TIMEOUT_S):
-                if not (addresses := self._addresses(node)):
-                    return Reconnect.NO_ANSWER
-                address = addresses[0]
                 reader, writer = await asyncio.open_connection(address.host, address.port)
                 try:
                     boot = await self._ask_boot(node, reader, writer)

@@ -74,6 +74,13 @@ class Roster:
                 return seat
         return None
 
+    def places(self, node: str) -> list[str]:
+        """Raft addresses of ``node`` as the members say them, newest first: who lags behind may
+        reach a leader that has moved only where a hint says."""
+        lists = (self.hinted, self.in_force.members, self.settled)
+        seats = (members.seat(node) for members in lists if members is not None)
+        return [seat.raft for seat in seats if seat is not None]
+
     @property
     def others(self) -> tuple[Seat, ...]:
         nodes = {*self.in_force.members.nodes, *self.settled.nodes}
@@ -131,7 +138,7 @@ class Membership:
         self._node = config.node
         self._birth = birth
         self._joining = config.joining
-        listed = () if config.joining else config.members
+        listed = () if config.joining else config.founded or config.members
         self._founding = Placed(0, founding((one.node, str(one.raft)) for one in listed))
         self._placed = [start or self._founding]
         self._settled = self._placed[0]

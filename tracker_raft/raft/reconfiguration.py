@@ -11,6 +11,10 @@ Rules (PySyncObj's defect S14; Raft thesis, chapter 4)
   round of catching up took less than an election time-out (thesis, 4.2.1), and when all voters
   that are heard know it, so that they listen when it stands.
 * Who leads is not removed; it hands over first.
+* A node is an id, not an address: when a member that is linked was elsewhere than is written down
+  for a while (:data:`MOVED_S`), the leader logs the same members with the new address, so that
+  those who are away now, and clients that come later, find it. That is a change like any other: it
+  waits for its turn, and for a majority that was heard. Members that learn come first.
 
 Whoever leads goes on with a learner, so an addition survives any leader.
 """
@@ -44,6 +48,10 @@ HEARD_TIMEOUTS = 2.0
 """Who was heard within so many election time-outs counts as live."""
 RETRY_S = 0.05
 """Another change will be through by then, mostly."""
+LOOK_S = 0.5
+"""How often a leader looks whether members are elsewhere than is written down."""
+MOVED_S = 2.0
+"""For so long nothing moved any more: who moves to and fro does not fill the log."""
 
 Done = Callable[[dict[str, Any] | None, P2PError | None], None]
 """Called once, with the reply or with why there is none."""
@@ -98,6 +106,9 @@ class Reconfiguration:
         self._now = now
         self._learning: dict[str, CatchUp] = {}
         self._waiting: list[_Waiting] = []
+        self._look_s = 0.0
+        self._moved: tuple[dict[str, tuple[str, str]], float] = ({}, 0.0)
+        """Who is where instead of where it is written down, and since when that is so."""
 
     # -- asked -----------------------------------------------------------------------------------
 
@@ -228,11 +239,38 @@ class Reconfiguration:
         for waiting in [one for one in self._waiting if one.deadline_s <= now_s]:
             self._give_up(waiting, "was not committed in time")
         members = self._membership.in_force
-        if self._engine.role is not Role.LEADER or not members.learners:
+        leads = self._engine.role is Role.LEADER
+        if not leads or not members.learners:
             self._learning.clear()
+            if leads and now_s >= self._look_s:
+                self._look_s = now_s + LOOK_S
+                self._write_down(members, now_s)
             return
         if self._not_now() is None:
             self._promote(members, now_s)
+
+    def _write_down(self, members: Configuration, now_s: float) -> None:
+        """Log where the members are by now, if they have been there for a while."""
+        new = self._completed(members)
+        moved = self._elsewhere(members, new)
+        before, since_s = self._moved
+        if moved != before:
+            self._moved = moved, now_s
+        elif moved and now_s - since_s >= MOVED_S and self._not_now() is None:
+            allowed = refusal(MEMBERS, self._version()) is None
+            if allowed and is_majority(self._live(), new.voters):
+                where = ", ".join(f"{node} is at {raft}" for node, (raft, _) in moved.items())
+                self._enter(new, where, now_s, self._node, 0, lambda reply, error: None)
+
+    def _elsewhere(self, members: Configuration, new: Configuration) -> dict[str, tuple[str, str]]:
+        """Who has other addresses in ``new``. While the settings say who the members are, clients'
+        addresses are written down nowhere, and are no reason to begin with it."""
+        logged = self._membership.index > 0
+        return {
+            after.node: (after.raft, after.endpoint)
+            for seat, after in zip(members.seats, new.seats, strict=True)
+            if after.raft != seat.raft or (logged and after.endpoint != seat.endpoint)
+        }
 
     def _promote(self, members: Configuration, now_s: float) -> None:
         """Let the first learner vote that has caught up."""
@@ -258,6 +296,7 @@ class Reconfiguration:
 
     def lost_leadership(self) -> None:
         """Whatever was logged and is not committed may or may not be."""
+        self._moved = {}, 0.0
         for waiting in list(self._waiting):
             self._give_up(waiting, "was not committed before the leader changed")
 

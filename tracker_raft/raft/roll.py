@@ -6,7 +6,8 @@ then. What a member says of newer ones (``members``) only lets more nodes in.
 
 ::
 
-    members   {"index": i, "members": {...}}      on each new link: the ones in force here
+    members   {"index": i, "members": {...}}      on each new link, and when they are settled: the
+                                                  ones in force here
 """
 
 from __future__ import annotations
@@ -97,6 +98,8 @@ class Roll:
             log.info("members are settled: %r", self.membership)
             self._stop_if_removed()
             self._lines.admit(self.membership.roster())
+            for node in self._lines.connected:  # one may be linked with this node and not with who
+                self._tell(node)  # leads, which has moved: so it learns where to
 
     def _stop_if_removed(self) -> None:
         if reason := self.membership.removed:
@@ -105,6 +108,9 @@ class Roll:
     # -- what members say ------------------------------------------------------------------------
 
     def link_up(self, node: str) -> None:
+        self._tell(node)
+
+    def _tell(self, node: str) -> None:
         membership = self.membership
         if membership.index:
             members = membership.in_force.to_wire()

@@ -15,6 +15,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Protocol
 
+from tracker_raft.durable import sync_directory
 from tracker_raft.raft.trust import DiskTrust
 
 NOT_MEASURED = -1
@@ -98,11 +99,7 @@ class Directory:
         (self.path / name).unlink()
 
     def sync_names(self) -> None:
-        directory = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
+        sync_directory(self.path)
 
     def close(self) -> None:
         for name in list(self._open):
