@@ -6,6 +6,8 @@
   time from its start until it has applied all that the leader had. Its start alone is beside it.
 * ``files``: resident memory and CPU of a publish, in a state machine with many files, beside one
   with few. The machine alone, in this process: it is what grows, the rest of a tracker does not.
+* ``registered``: CPU of a whole publish of 256 clients, all trackers together, in a cluster with
+  many files, beside one with few; and the memory of the largest tracker.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ import signal
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
@@ -30,14 +33,15 @@ from bench.clients_ours import OurLookups, our_publishes
 from bench.publish import Contender
 from bench.snapshot import filled
 from tracker_raft.client import TrackerClient
-from tracker_raft.commands import Level, Publish
-from tracker_raft.entries import pack_entry, pack_operation
+from tracker_raft.commands import BATCH_FILES_MAX, Level, NewFile
+from tracker_raft.entries import pack_entry, pack_publish
 from tracker_raft.machine import TrackerMachine
 from tracker_raft.node import tune_garbage_collection
 
 NAME = "scale/one"
 FEW_CLIENTS = 100
 FEW_FILES = 10_000
+CLIENTS = 256
 MORE = 20_000
 """Publishes that are timed."""
 ENTRY = 50
@@ -118,8 +122,8 @@ def files(count: int) -> dict[str, float]:
         packed = []
         for number in range(start + 1, start + ENTRY + 1):
             name = f"models/{random.randrange(count):09d}/{number}"  # anywhere among the others
-            body = Publish(name, random.randbytes(32), 1, 100, 1 << 19).to_wire()
-            packed.append(pack_operation(1, count + number, count + number, body))
+            row = (name, random.randbytes(32), 1, 100, 1 << 19, "", "", False)
+            packed.append(pack_publish(1, count + number, count + number, row))
         entries.append(pack_entry(1, packed))
     tune_garbage_collection()
     used_s = _apply(machine, entries)
@@ -132,6 +136,37 @@ def _apply(machine: TrackerMachine, entries: list[bytes]) -> float:
     for index, entry in enumerate(entries, machine.applied + 1):
         machine.apply(index, entry)
     return time.process_time() - begun_s
+
+
+class Registered:
+    """A cluster with that many files; a context manager."""
+
+    def __init__(self, folder: Path, count: int) -> None:
+        self._fleet = fleets.OurFleet(folder)
+        self._count = count
+
+    def __enter__(self) -> Registered:
+        self._fleet.__enter__()
+        self._fleet.wait_ready()
+        with TrackerClient(self._fleet.endpoints) as client:
+            for start in range(0, self._count, BATCH_FILES_MAX):
+                numbers = range(start, min(start + BATCH_FILES_MAX, self._count))
+                files = [
+                    NewFile(f"models/{n:09d}", n.to_bytes(32, "big"), 1, 100, 1 << 19)
+                    for n in numbers
+                ]
+                client.publish_many(files, deadline_s=60)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._fleet.__exit__(*exc)
+
+    def measure(self, seconds: float) -> dict[str, float]:
+        found = Contender(self._fleet, None).measure(CLIENTS, 1, seconds)
+        largest = max(
+            psutil.Process(self._fleet.pid(node)).memory_info().rss for node in self._fleet.nodes
+        )
+        return {**found, "resident_mib": largest / harness.MIB}
 
 
 @click.command()
@@ -164,6 +199,17 @@ def scale(
         if operations:
             measures["catch-up"] = partial(catch_up, fleet, operations)
         result.samples = harness.alternate(runs, measures, harness.progress)
+        if many:
+            with ExitStack() as stack:
+                clusters = {
+                    f"{size} registered": Registered(Path(folder) / str(size), size)
+                    for size in (FEW_FILES, many)
+                }
+                measures = {
+                    name: partial(stack.enter_context(cluster).measure, seconds)
+                    for name, cluster in clusters.items()
+                }
+                result.samples += harness.alternate(runs, measures, harness.progress)
     if many:
         grown = {f"{size} files": partial(files, size) for size in (FEW_FILES, many)}
         result.samples += harness.alternate(1, grown, harness.progress)

@@ -17,9 +17,9 @@ from pathlib import Path
 import click
 
 from bench import harness
-from tracker_raft.commands import OpenSession, Publish
+from tracker_raft.commands import OpenSession
 from tracker_raft.config import Address, Member, NodeConfig
-from tracker_raft.entries import pack_entry, pack_operation
+from tracker_raft.entries import pack_entry, pack_operation, pack_publish
 from tracker_raft.machine import TrackerMachine
 from tracker_raft.node import tune_garbage_collection
 from tracker_raft.raft.links import Links
@@ -28,22 +28,25 @@ from tracker_raft.raft.recovery import recover
 from tracker_raft.raft.replica import Replica
 from tracker_raft.raft.segments import Identity
 from tracker_raft.raft.storage import Directory, ThreadWriter
+from tracker_raft.versions import NEWEST, RAISE_VERSION
 
 TICK_S = 0.001
 BATCH = 1_000
 
 
 def filled(files: int) -> TrackerMachine:
-    """A machine with that many names, as entries made them."""
+    """A machine at the newest cluster version with that many names, as entries made them."""
     machine = TrackerMachine()
+    rise = pack_operation(0, 0, 0, {"op": RAISE_VERSION, "version": NEWEST})
+    machine.apply(1, pack_entry(1, [rise]))
     machine.apply(2, pack_entry(1, [pack_operation(0, 0, 0, OpenSession().to_wire())]))
     for start in range(0, files, BATCH):
         operations = []
         for number in range(start, min(start + BATCH, files)):
             seq = number + 1
             content = number.to_bytes(32, "big")
-            body = Publish(f"models/{number:09d}", content, 1, 100, 1 << 19).to_wire()
-            operations.append(pack_operation(1, seq, seq, body))
+            row = (f"models/{number:09d}", content, 1, 100, 1 << 19, "", "", False)
+            operations.append(pack_publish(1, seq, seq, row))
         machine.apply(3 + start // BATCH, pack_entry(1, operations))
     return machine
 
@@ -75,9 +78,9 @@ async def _measure(machine: TrackerMachine, folder: Path, *, snapshot: bool) -> 
         if over:
             return
         operations += 1
-        body = Publish(f"new/{time.monotonic_ns()}", bytes(32), 1, 100, 1 << 19).to_wire()
+        row = (f"new/{time.monotonic_ns()}", bytes(32), 1, 100, 1 << 19, "", "", False)
         seq = 10_000_000_000 + time.monotonic_ns() % 10**9
-        replica.submit(pack_operation(1, seq, seq, body), loop.time() + 30, again)
+        replica.submit(pack_publish(1, seq, seq, row), loop.time() + 30, again)
 
     while not replica.engine.leads:  # noqa: ASYNC110 it tells nobody
         await asyncio.sleep(0.01)
