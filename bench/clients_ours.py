@@ -101,31 +101,28 @@ class OurBatches(_Ours):
         super().__init__(tally, operations)
         self._run = f"{random.getrandbits(32):08x}".encode()
         self._seq = 0
-        name, content = "n" * 16, bytes(range(32))
-        batch = commands.PublishMany((NewFile(name, content, 1, 100, PIECE_BYTES),))
+        name = "n" * 16
+        file = NewFile(name, bytes(32), 1, 100, PIECE_BYTES)
+        batch = commands.PublishMany.of([file._replace(name=f"{n:016}") for n in range(operations)])
         id_, session_, seq, low = _MARKS
         body = {"id": id_, "session": session_, "seq": seq, "low": low, "deadline_ms": 30_000}
-        frame = wire.encode({**body, **batch.to_wire()}, FRAME_BYTES_MAX)[wire.HEADER_BYTES :]
-        array = b"\x91" + b"\x98" + packed_text(name)
-        a, b, c, d, e, f = _split(frame, [*map(packed, _MARKS), array])
-        self._head = [a, b + packed(session) + c, d, e + b"\xdc" + operations.to_bytes(2, "big")]
-        before, self._after = f.split(content)
-        self._before = before
+        frame = wire.encode({**body, **batch.to_wire()}, FRAME_BYTES_MAX)
+        names = b"".join(packed_text(name) for name in batch.names)
+        a, b, c, d, e, f, tail = _split(frame, [*map(packed, _MARKS), names, batch.contents])
+        self._head = [a, b + packed(session) + c, d, e]
+        self._between, self._tail = f, tail
 
     def request(self) -> bytes:
         self._seq += 1
         number = packed(self._seq)
         a, b, c, d = self._head
-        out = [a, packed(FIRST_ID + self._seq), b, number, c, number, d]
-        contents = random.randbytes(32 * self.operations)
-        start, before, after = b"\x98\xb0" + self._run, self._before, self._after
         first = (self._seq * self.operations) & 0xFFFFFFFF
-        for at in range(self.operations):
-            content = contents[32 * at : 32 * at + 32]
-            out.append(b"%s%08x%s%s%s" % (start, first + at, before, content, after))
-        body = b"".join(out)
+        start = b"\xb0" + self._run
+        names = [b"%s%08x" % (start, first + at) for at in range(self.operations)]
+        contents = random.randbytes(32 * self.operations)
+        out = [a, packed(FIRST_ID + self._seq), b, number, c, number, d, *names]
         self._left = 1
-        return len(body).to_bytes(4, "big") + body
+        return b"".join((*out, self._between, contents, self._tail))
 
     def fail(self) -> None:
         for _ in range(self.operations):

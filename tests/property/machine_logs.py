@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
@@ -71,7 +72,17 @@ files = st.tuples(
     st.just(""),
     st.booleans(),
 )
-batches = body("publish_many", files=st.lists(files | anything, max_size=3).map(tuple))
+
+
+def columns(rows: Sequence[tuple[Any, ...]]) -> dict[str, Any]:
+    """The operation that publishes these files."""
+    keys = ("names", "sizes", "manifest_bytes", "piece_bytes", "owners", "groups", "replaces")
+    names, contents, *more = zip(*rows, strict=True) if rows else [()] * 8
+    found = dict(zip(keys, (names, *more), strict=True))
+    return {"op": "publish_many", "contents": b"".join(contents), **found}
+
+
+batches = st.lists(files, max_size=3).map(columns)
 removes = body("remove", name=names | st.builds("{}@v{}".format, names, st.integers(1, 4)))
 tags = st.sampled_from(["stable", "next"])
 expectations = st.none() | st.integers(0, 2)

@@ -76,19 +76,23 @@ def tag_difference(
     return None
 
 
+BYTEWISE = ("op", "contents")
+
+
 def steps(before: bytes, index: int, entry: Logged) -> Iterator[tuple[Row, ...]]:
     """The rows of an entry up to each place: an operation more, or a file more of one with many.
     A batch that is refused does nothing, whatever part of it is looked at."""
     whole = TrackerMachine.restore([before], EVERYTHING).apply(index, entry.pack())
     for at, row in enumerate(entry.rows):
         done, body = entry.rows[:at], row[3]
-        files = body.get("files") if body["op"] == "publish_many" else None
-        if not isinstance(files, tuple) or not files:
-            yield (*done, row)
+        names = body.get("names") if body["op"] == "publish_many" else None
+        if not isinstance(names, tuple) or not names or "ok" not in whole.replies[at]:
+            yield from [(*done, row)] * (len(names) if isinstance(names, tuple) and names else 1)
             continue
-        for count in range(1, len(files) + 1):
-            part = {**body, "files": files[:count]}
-            yield (*done, (*row[:3], part)) if "ok" in whole.replies[at] else (*done, row)
+        for count in range(1, len(names) + 1):
+            part = {key: value[:count] for key, value in body.items() if key not in BYTEWISE}
+            part |= {"op": body["op"], "contents": body["contents"][: 32 * count]}
+            yield *done, (*row[:3], part)
 
 
 def told_by_hand(log: list[Logged]) -> list[Change]:

@@ -24,6 +24,22 @@ def publish(name: str, label: str, **more: Any) -> dict[str, Any]:
     return {"op": "publish", "name": name, "content": content(label), **fields}
 
 
+def publish_many(*files: tuple[Any, ...]) -> dict[str, Any]:
+    """The log operation that publishes these: rows of the eight fields, right or wrong."""
+    names, contents, sizes, manifests, pieces, owners, groups, replaces = zip(*files, strict=True)
+    return {
+        "op": "publish_many",
+        "names": names,
+        "contents": b"".join(contents),
+        "sizes": sizes,
+        "manifest_bytes": manifests,
+        "piece_bytes": pieces,
+        "owners": owners,
+        "groups": groups,
+        "replaces": replaces,
+    }
+
+
 def join(peer: str, label: str, **more: Any) -> dict[str, Any]:
     fields = {"address": "10.0.0.1:7000", "lease_ms": 1000, **more}
     return {"op": "join", "peer": peer, "content": content(label), **fields}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from machine_driver import Driver, content, publish
+from machine_driver import Driver, content, publish, publish_many
 
 from tracker_raft.changes import Change
 from tracker_raft.commands import BATCH_FILES_MAX, Lookup, NewFile, PublishMany
@@ -21,8 +21,7 @@ def file(name: str, label: str, **more: Any) -> NewFile:
     return NewFile(name, content(label), 10, 100, 524288, **more)
 
 
-def batch(*files: NewFile) -> Body:
-    return {"op": "publish_many", "files": files}
+batch = publish_many
 
 
 def risen(limits: MachineLimits | None = None) -> Driver:
@@ -73,8 +72,8 @@ def test_a_batch_replaces_and_leaves_alone_as_a_publish_does() -> None:
         (file("first", "y"), "bad_request", "'first' twice"),
         (file("b", "x")._replace(piece_bytes=3 << 18), "bad_request", "expected a power of two"),
         (file("b", "x")._replace(replace=1), "bad_request", "replace is int"),
-        (("b", content("x")), "bad_request", "expected an array of 8 fields"),
-        ("b", "bad_request", "str, expected an array"),
+        (file("b", "x")._replace(owner=7), "bad_request", "file 1 of 2: owner is int"),
+        (file("b", "x")._replace(name=7), "bad_request", "file 1 of 2: name is int"),
     ],
 )
 def test_one_that_cannot_be_published_keeps_out_all(wrong: Any, word: str, text: str) -> None:
@@ -83,6 +82,34 @@ def test_one_that_cannot_be_published_keeps_out_all(wrong: Any, word: str, text:
     driver.ok(publish("taken", "mine"))
     assert driver.refused(batch(file("first", "x"), wrong))[0] == word
     assert text in driver.refused(batch(file("first", "x"), wrong))[1]
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "text"),
+    [
+        ("names", "ab", "names is str, expected an array"),
+        ("names", ("a",), "contents is 64 bytes, expected 32 bytes for each of 1"),
+        ("contents", bytes(63), "contents is 63 bytes, expected 32 bytes for each of 2"),
+        ("contents", (bytes(32), bytes(32)), "contents is tuple, expected 32 bytes"),
+        ("sizes", (1, 2, 3), "sizes is 3 values, expected an array of 2"),
+        ("piece_bytes", 524288, "piece_bytes is int, expected an array of 2"),
+        ("owners", ("me",), "owners is 1 values, expected an array of 2"),
+        ("replaces", True, "replaces is bool, expected an array of 2"),
+    ],
+)
+def test_columns_that_do_not_fit_are_refused(column: str, value: Any, text: str) -> None:
+    """Broken: a file is bound to the content or the size of another."""
+    driver = risen()
+    word, said = driver.refused({**batch(file("a", "x"), file("b", "y")), column: value})
+    assert (word, text in said) == ("bad_request", True), said
+
+
+def test_what_all_files_leave_out_is_not_sent() -> None:
+    """Broken: every batch carries three columns of nothing, or an owner is lost."""
+    plain = PublishMany.of([file("a", "x"), file("b", "y")]).to_wire()
+    assert sorted(plain) == ["contents", "manifest_bytes", "names", "op", "piece_bytes", "sizes"]
+    files = [file("a", "x", owner="me"), file("b", "y", replace=True)]
+    assert PublishMany.of(files).files() == files
 
 
 def test_a_full_registry_takes_no_part_of_a_batch() -> None:
@@ -96,11 +123,11 @@ def test_a_full_registry_takes_no_part_of_a_batch() -> None:
 def test_how_many_files_a_batch_may_have() -> None:
     """Broken: one operation keeps all trackers busy for as long as a client likes."""
     many = tuple(file(f"n{number}", "x") for number in range(BATCH_FILES_MAX + 1))
-    assert len(PublishMany(many[1:]).files) == BATCH_FILES_MAX
+    assert len(PublishMany.of(many[1:]).files()) == BATCH_FILES_MAX
     with pytest.raises(TooLarge, match="1001 files, expected 1 to 1000"):
-        PublishMany(many)
+        PublishMany.of(many)
     with pytest.raises(BadRequest, match="0 files, expected 1 to 1000") as none:
-        PublishMany(())
+        PublishMany.of(())
     assert none.value.code == "bad_request", "nothing is too large about it"
 
 

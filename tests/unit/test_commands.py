@@ -49,7 +49,7 @@ EXAMPLES: list[Operation] = [
     CloseSession(7),
     Publish("models/a", CONTENT, 10, 100, 512 * 1024),
     Publish("models/ä b", CONTENT, 0, 1, 16 * 1024, "owner", "group", replace=True),
-    PublishMany((NewFile("a", CONTENT, 1, 2, 16 * 1024), NewFile("ä", CONTENT, 1, 2, 16 * 1024))),
+    PublishMany.of([NewFile("a", CONTENT, 1, 2, 16384), NewFile("ä", CONTENT, 1, 2, 16384, "me")]),
     Remove("models/a"),
     Remove("models/a@v3"),
     Tag("models/a", "stable", 3),

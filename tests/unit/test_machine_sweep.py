@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from machine_driver import Driver, content, join, publish
+from machine_driver import Driver, content, join, publish, publish_many
 
 from tracker_raft.changes import Change
 from tracker_raft.commands import List, Lookup
@@ -35,7 +35,7 @@ def risen(names: int = 0) -> Driver:
             (f"n{each:05}", content(f"c{each}"), 10, 100, 524288, "", "", False)
             for each in range(number, min(number + 500, names))
         )
-        driver.ok({"op": "publish_many", "files": files})
+        driver.ok(publish_many(*files))
     return driver
 
 
@@ -208,7 +208,7 @@ def test_watchers_are_told_of_removals_behind_the_operations_of_the_entry() -> N
     driver.tick(999)
     files = tuple((f"m{n}", content(f"m{n}"), 10, 100, 524288, "", "", False) for n in range(3))
     rows: list[tuple[int, int, int, Body]] = []
-    for body in (publish("c", "c"), {"op": "publish_many", "files": files}, publish("d", "d")):
+    for body in (publish("c", "c"), publish_many(*files), publish("d", "d")):
         driver.seq += 1
         rows.append((driver.session, driver.seq, driver.seq, body))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from machine_driver import Driver, content, publish
+from machine_driver import Driver, content, publish, publish_many
 
 from tracker_raft.changes import Change
 from tracker_raft.commands import List, Lookup, Remove, Retention, Tag, split_reference
@@ -147,7 +147,7 @@ def test_a_name_full_of_tagged_versions_takes_no_more() -> None:
         ("b", content("x"), 10, 100, 524288, "", "", False),
         ("a", content("z"), 10, 100, 524288, "", "", True),
     )
-    word, text = driver.refused({"op": "publish_many", "files": files})
+    word, text = driver.refused(publish_many(*files))
     assert (word, text[:18]) == ("limit_reached", "file 1 of 2: 'a' h")
     assert driver.refused(publish("a", "z", replace=True))[0] == "limit_reached"
     assert driver.ok(publish("a", "y"))["created"] is False

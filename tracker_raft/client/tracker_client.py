@@ -136,12 +136,12 @@ class TrackerClient(MemberCalls, KeepingCalls):
         before 0.2.0. Of a file that was bound to its content already ``created`` is False, and
         owner and group are shown as asked for.
         """
-        operation = commands.PublishMany(tuple(files))
+        operation = commands.PublishMany.of(files)
         reply = self.call(operation, deadline_s=deadline_s)
 
         def read(body: dict[str, Any]) -> tuple[Published, ...]:
             unchanged = frozenset(body["unchanged"])
-            made = zip(operation.files, body["versions"], strict=True)
+            made = zip(operation.files(), body["versions"], strict=True)
             return tuple(
                 Published(
                     FileRecord(file.name, int(version), *file[1:7]),

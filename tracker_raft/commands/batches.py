@@ -1,16 +1,19 @@
 """Many files published by one operation. Pure.
 
-A file is an array, not a map, and its fields are checked in one expression: with hundreds of them
-in an operation, that is most of what a tracker does with it. What fails the quick look is looked
-at again as a :class:`Publish`, which says what is wrong.
+The fields of all files stand in columns, one array for each field: so Python's own loops read and
+check them, and a file costs every tracker a third less than with an array for each. What fails the
+quick look is looked at again file by file as a :class:`Publish`, which says what is wrong.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Final, NamedTuple
+from itertools import repeat
+from typing import Any, ClassVar, Final, NamedTuple, Self
 
-from tracker_raft.commands.files import Publish, plain_columns
+from tracker_raft.commands.fields import CONTENT_ID_BYTES, check_content
+from tracker_raft.commands.files import Publish, plain_names, plain_numbers
 from tracker_raft.commands.operation import Operation
 from tracker_raft.errors import BadRequest, TooLarge
 
@@ -32,62 +35,120 @@ class NewFile(NamedTuple):
     replace: bool = False
 
 
-_FIELDS: Final = len(NewFile._fields)
-
-
 @dataclass(frozen=True, slots=True)
 class PublishMany(Operation):
-    """Publish up to 1,000 files, all of them or none, each name once.
+    """Publish up to 1,000 files, all of them or none, each name once. :meth:`of` makes one.
 
     Reply: ``{"versions": [int...], "unchanged": [int...]}``: the version of each file, and the
-    places in ``files`` of those whose name was bound to that content already. A refusal is that of
-    the first file that cannot be published, with its place.
+    places of those whose name was bound to that content already. A refusal is that of the first
+    file that cannot be published, with its place.
     """
 
     op: ClassVar[str] = "publish_many"
-    files: tuple[NewFile, ...]
-    """On the wire arrays of all eight fields."""
+    names: tuple[str, ...]
+    contents: bytes
+    """The content ids, one behind the other."""
+    sizes: tuple[int, ...]
+    manifest_bytes: tuple[int, ...]
+    piece_bytes: tuple[int, ...]
+    owners: tuple[str, ...] = ()
+    """None, where all have none; so the next two."""
+    groups: tuple[str, ...] = ()
+    replaces: tuple[bool, ...] = ()
 
     def __post_init__(self) -> None:
-        files: Any = self.files
-        if type(files) is not tuple:
-            raise BadRequest(f"files is {type(files).__name__}, expected an array")
-        if not 1 <= len(files) <= BATCH_FILES_MAX:
-            refusal = TooLarge if files else BadRequest
-            raise refusal(f"{len(files)} files, expected 1 to {BATCH_FILES_MAX}; not run")
-        if not _all_plain(files):
-            for at, file in enumerate(files):
-                _check(at, len(files), file)
-        if len({file[0] for file in files}) != len(files):
-            raise BadRequest(f"{len(files)} files with {_twice(files)!r} twice; not run")
+        count = _count(self.names)
+        if type(self.contents) is not bytes or len(self.contents) != count * CONTENT_ID_BYTES:
+            found = self.contents
+            shown = f"{len(found)} bytes" if type(found) is bytes else type(found).__name__
+            raise BadRequest(
+                f"contents is {shown}, expected {CONTENT_ID_BYTES} bytes for each of {count}"
+            )
+        for what in ("sizes", "manifest_bytes", "piece_bytes"):
+            _check_column(what, getattr(self, what), count)
+        for what in ("owners", "groups", "replaces"):
+            if getattr(self, what) != ():
+                _check_column(what, getattr(self, what), count)
+        numbers = self.sizes, self.manifest_bytes, self.piece_bytes
+        more = (self.owners, self.groups, self.replaces) != ((), (), ())
+        if more or not (plain_names(self.names) and plain_numbers(*numbers)):
+            _check_each(self.files())
+        if len({*self.names}) != count:
+            raise BadRequest(f"{count} files with {_twice(self.names)!r} twice; not run")
+
+    @classmethod
+    def of(cls, files: Sequence[NewFile]) -> Self:
+        """Raises :class:`BadRequest` or :class:`TooLarge`."""
+        if not files:
+            _count(())
+        columns: Any = tuple(zip(*files, strict=True))
+        names, contents, sizes, manifests, pieces, owners, groups, replaces = columns
+        for at, content in enumerate(contents):
+            try:
+                check_content("content", content)
+            except BadRequest as error:
+                raise _of_file(at, len(files), error) from None
+        return cls(
+            names,
+            b"".join(contents),
+            sizes,
+            manifests,
+            pieces,
+            owners if any(owner != "" for owner in owners) else (),
+            groups if any(group != "" for group in groups) else (),
+            replaces if any(replace is not False for replace in replaces) else (),
+        )
+
+    @property
+    def content_ids(self) -> list[bytes]:
+        size = CONTENT_ID_BYTES
+        return [self.contents[at : at + size] for at in range(0, len(self.contents), size)]
+
+    def files(self) -> list[NewFile]:
+        """File by file."""
+        count = len(self.names)
+        more: tuple[Iterable[Any], ...] = (
+            self.owners or repeat("", count),
+            self.groups or repeat("", count),
+            self.replaces or repeat(False, count),
+        )
+        numbers = self.sizes, self.manifest_bytes, self.piece_bytes
+        columns = self.names, self.content_ids, *numbers, *more
+        return [NewFile(*row) for row in zip(*columns, strict=True)]
 
 
-def _all_plain(files: tuple[Any, ...]) -> bool:
-    """Whether all are surely right: looked at column by column, so that Python's own loops do it.
-    Most are; what is not has to be looked at one by one."""
-    if not {*map(type, files)} <= {tuple, NewFile} or {*map(len, files)} != {_FIELDS}:
-        return False
-    *columns, owners, groups, replaces = zip(*files, strict=True)
-    if {*map(type, owners), *map(type, groups)} != {str}:  # what is looked at below can be hashed
-        return False
-    plain = {*map(type, replaces)} == {bool} and {*owners, *groups} == {""}
-    return plain and plain_columns(*columns)
+def _count(names: Any) -> int:
+    if type(names) is not tuple:
+        raise BadRequest(f"names is {type(names).__name__}, expected an array")
+    if not 1 <= len(names) <= BATCH_FILES_MAX:
+        refusal = TooLarge if names else BadRequest
+        raise refusal(f"{len(names)} files, expected 1 to {BATCH_FILES_MAX}; not run")
+    return len(names)
 
 
-def _check(at: int, count: int, file: Any) -> None:
-    """Raises :class:`BadRequest` with the place, unless it is right."""
-    try:
-        if not isinstance(file, tuple) or len(file) != _FIELDS:
-            raise BadRequest(f"{type(file).__name__}, expected an array of {_FIELDS} fields")
-        Publish(*file)
-    except BadRequest as error:
-        raise type(error)(f"file {at} of {count}: {error.message}; none was published") from None
+def _check_column(what: str, column: Any, count: int) -> None:
+    if type(column) is not tuple or len(column) != count:
+        shown = f"{len(column)} values" if type(column) is tuple else type(column).__name__
+        raise BadRequest(f"{what} is {shown}, expected an array of {count}")
 
 
-def _twice(files: tuple[NewFile, ...]) -> str:
+def _check_each(files: Sequence[NewFile]) -> None:
+    """Raises :class:`BadRequest` with the place, unless all are right."""
+    for at, file in enumerate(files):
+        try:
+            Publish(*file)
+        except BadRequest as error:
+            raise _of_file(at, len(files), error) from None
+
+
+def _of_file(at: int, count: int, error: BadRequest) -> BadRequest:
+    return type(error)(f"file {at} of {count}: {error.message}; none was published")
+
+
+def _twice(names: Iterable[str]) -> str:
     seen: dict[str, None] = {}
-    for file in files:
-        if file[0] in seen:
+    for name in names:
+        if name in seen:
             break
-        seen[file[0]] = None
-    return file[0]
+        seen[name] = None
+    return name

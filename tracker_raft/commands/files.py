@@ -124,16 +124,28 @@ def plain_columns(
 ) -> bool:
     """:func:`is_plain` of many, at least one: each sequence has one field of all. Python's own
     loops do it, in a third of the time."""
-    if {*map(type, names)} != {str} or {*map(type, contents)} != {bytes}:
-        return False
-    if {*map(type, sizes), *map(type, manifests), *map(type, pieces)} != {int}:
+    return (
+        {*map(type, contents)} == {bytes}
+        and {*map(len, contents)} == {CONTENT_ID_BYTES}
+        and plain_numbers(sizes, manifests, pieces)
+        and plain_names(names)
+    )
+
+
+def plain_names(names: Sequence[Any]) -> bool:
+    if {*map(type, names)} != {str}:
         return False
     joined = "@".join(names)
     return (
         len(max(names, key=len)) < CONTENT_HEX_CHARS
         and joined.count("@") == len(names) - 1
         and _PLAIN_NAMES.fullmatch(joined) is not None
-        and {*map(len, contents)} == {CONTENT_ID_BYTES}
+    )
+
+
+def plain_numbers(sizes: Sequence[Any], manifests: Sequence[Any], pieces: Sequence[Any]) -> bool:
+    return (
+        {*map(type, sizes), *map(type, manifests), *map(type, pieces)} == {int}
         and min(sizes) >= 0
         and max(sizes) <= INTEGER_MAX
         and min(manifests) >= 1

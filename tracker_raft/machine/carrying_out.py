@@ -44,7 +44,7 @@ def carry_out(operation: SessionWrite, tables: Tables, now_ms: int) -> dict[str,
         case Publish():
             return tables.registry.publish(operation)
         case PublishMany():
-            return tables.registry.publish_many(operation.files)
+            return tables.registry.publish_many(operation)
         case Join():
             joined = tables.swarm.join(operation, now_ms)
             tables.marks.forget(operation.content)

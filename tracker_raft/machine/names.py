@@ -26,6 +26,9 @@ Tags = tuple[tuple[str, int], ...]
 NewName = tuple[str, bytes, int, int, int, str, str]
 """A name that is not bound, and the first seven fields of its publish."""
 
+FirstRow = tuple[int, bytes, int, int, int, str, str]
+"""Its first version: 1, and what stands behind the name."""
+
 
 def bound(file: NewName) -> dict[str, Any]:
     """The answer to a publish that bound ``file``."""

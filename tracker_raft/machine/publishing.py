@@ -59,7 +59,8 @@ def run_together(
     replies = sessions.recall_many(numbers, seqs, lows, now_ms)
     admitted = [at for at, reply in enumerate(replies) if reply is None]
     files = [rows[at] for at in admitted]
-    registry.bind(files, [first + at for at in admitted])
+    firsts = [(1, *file[1:]) for file in files]
+    registry.bind([file[0] for file in files], firsts, [first + at for at in admitted])
     sessions.record_bound([numbers[at] for at in admitted], [seqs[at] for at in admitted], files)
     return [
         {"ok": bound(row)} if reply is None else reply

@@ -35,6 +35,7 @@ from tracker_raft.commands import (
     List,
     NewFile,
     Publish,
+    PublishMany,
     Tag,
     Untag,
     split_reference,
@@ -48,7 +49,7 @@ from tracker_raft.machine.digest import Digest
 from tracker_raft.machine.history import ChangeHistory
 from tracker_raft.machine.marks import Marks
 from tracker_raft.machine.name_index import NameIndex
-from tracker_raft.machine.names import History, NewName, Tags, bound, not_found, room
+from tracker_raft.machine.names import FirstRow, History, Tags, bound, not_found, room
 from tracker_raft.machine.settings import Settings
 from tracker_raft.machine.snapshot_cursor import Row, Table
 
@@ -148,7 +149,7 @@ class Registry:
             wanted.owner,
             wanted.group,
         )
-        self.bind([file], self._changes.place[1:])
+        self.bind([wanted.name], [(1, *file[1:])], self._changes.place[1:])
         return bound(file)
 
     def takes(self, names: Sequence[str]) -> bool:
@@ -156,37 +157,43 @@ class Registry:
         room_left = self._limits.files_max - len(self._files)
         return len(names) <= room_left and self._files.keys().isdisjoint(names)
 
-    def bind(self, files: Sequence[NewName], positions: Iterable[int]) -> None:
+    def bind(
+        self, names: Sequence[str], rows: Sequence[FirstRow], positions: Iterable[int]
+    ) -> None:
         """Bind names that it :meth:`takes`: most of all that ever happens here, so each step is
         taken for all of them at once. ``positions``: of the changes in the entry that runs."""
         pack = self._pack
-        names = [file[0] for file in files]
-        rows = [(1, *file[1:]) for file in files]
         packed = [pack((1, (row,))) for row in rows]
         self._files.update(zip(names, packed, strict=True))
         self._digest.add_many([*zip(repeat("file"), names, packed)])
         self._names.update(names)
         first_of = self._contents.one.setdefault
-        for file in files:
-            if first_of(file[1], file[0]) is not file[0]:  # another name has it
-                self._contents.add(file[1], file[0])
+        for name, row in zip(names, rows, strict=True):
+            if first_of(row[1], name) is not name:  # another name has it
+                self._contents.add(row[1], name)
         if self._marks:  # who publishes a content is about to serve it
-            for file in files:
-                self._marks.forget(file[1])
+            for row in rows:
+                self._marks.forget(row[1])
         self._changes.published(names, rows, positions)
-        self.versions += len(files)
+        self.versions += len(names)
 
-    def publish_many(self, files: tuple[NewFile, ...]) -> dict[str, Any]:
-        """All of them or none; the first that cannot be names itself by its place in ``files``.
+    def publish_many(self, wanted: PublishMany) -> dict[str, Any]:
+        """All of them or none; the first that cannot be names itself by its place.
 
         Raises what :meth:`publish` does. Each change has a place of its own in the log.
         """
-        if self._check_many(files):
-            start = self._changes.place[1]
-            self.bind([file[:7] for file in files], range(start, start + len(files)))
-            return {"versions": [1] * len(files), "unchanged": []}
-        versions, unchanged = [], []
+        count = len(wanted.names)
         index, position = self._changes.place
+        if self.takes(wanted.names):
+            columns = wanted.sizes, wanted.manifest_bytes, wanted.piece_bytes
+            ones = repeat(1, count), wanted.content_ids
+            more = wanted.owners or repeat("", count), wanted.groups or repeat("", count)
+            rows = list(zip(*ones, *columns, *more, strict=True))
+            self.bind(wanted.names, rows, range(position, position + count))
+            return {"versions": [1] * count, "unchanged": []}
+        files = wanted.files()
+        self._check_many(files)
+        versions, unchanged = [], []
         for at, file in enumerate(files):
             self._changes.place = index, position + at
             done = self.publish(Publish(*file))
@@ -195,9 +202,9 @@ class Registry:
                 unchanged.append(at)
         return {"versions": versions, "unchanged": unchanged}
 
-    def _check_many(self, files: tuple[NewFile, ...]) -> bool:
-        """Whether all names are free; raises when one cannot be published. Changes nothing."""
-        bound = [at for at, file in enumerate(files) if file[0] in self._files]
+    def _check_many(self, files: Sequence[NewFile]) -> None:
+        """Raises when one cannot be published. Changes nothing."""
+        bound = [at for at, file in enumerate(files) if file.name in self._files]
         if len(self._files) + len(files) - len(bound) > self._limits.files_max:
             raise LimitReached(
                 f"{len(self._files)} names and {len(files) - len(bound)} more, limit "
@@ -208,7 +215,6 @@ class Registry:
                 self._check_bound(Publish(*files[at]))
             except (Conflict, LimitReached, BadRequest) as error:
                 raise type(error)(f"file {at} of {len(files)}: {error.message}") from None
-        return not bound
 
     def remove(self, text: str) -> dict[str, Any]:
         """``text`` is a name or ``name@vN``. Raises :class:`NotFound`."""

@@ -55,8 +55,8 @@ def width(body: Body) -> int:
     """How many places of its entry an operation takes: as many as it may make changes."""
     if isinstance(body, tuple) or body.get("op") != PublishMany.op:
         return 1
-    files = body.get("files")
-    return max(1, len(files)) if type(files) is tuple else 1
+    names = body.get("names")
+    return max(1, len(names)) if type(names) is tuple else 1
 
 
 def unknown(entry: Entry) -> str | None:
