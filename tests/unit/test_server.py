@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tracker_raft import commands
+from tracker_raft.commands import INTEGER_MAX, check_int
 from tracker_raft.config import Address, Member, NodeConfig
 from tracker_raft.entries import ROWS_SINCE, unpack_operation
 from tracker_raft.errors import BadRequest, P2PError, UnknownOperation
@@ -113,6 +115,25 @@ def test_a_publish_is_an_array_only_where_all_read_it() -> None:
         ((packed, _, _),) = asked.given
         bodies.append(unpack_operation(packed)[3])
     assert bodies == [publish.to_wire(), ("publish", "a", bytes(32), 1, 1, 1 << 16)]
+
+
+EDGES = (0, 1, 7, 8, INTEGER_MAX, INTEGER_MAX + 1, -1, True, 1.0, "1", None)
+
+
+def test_the_numbers_of_a_write_are_each_in_its_range() -> None:
+    """Broken: a write whose low is above its seq comes into the log, or a good one is refused."""
+    publish = commands.Publish("a", bytes(32), 1, 1, 1 << 16).to_wire()
+    for session, seq, low in itertools.product(EDGES, repeat=3):
+        message = {"id": 1, **publish, "session": session, "seq": seq, "low": low}
+        try:
+            numbers = [check_int("session", session, 1, INTEGER_MAX)]
+            numbers.append(check_int("seq", seq, 1, INTEGER_MAX))
+            numbers.append(check_int("low", low, 1, numbers[1]))
+        except BadRequest as error:
+            assert NEW.outcome(message) == error.to_wire()
+        else:
+            outcome: Any = NEW.outcome(message)
+            assert outcome[0] == numbers
 
 
 @pytest.mark.parametrize("word", ["fly", None, 7, ("publish",), {"op": "publish"}], ids=str)
