@@ -102,7 +102,7 @@ class OurBatches(_Ours):
         self._run = f"{random.getrandbits(32):08x}".encode()
         self._seq = 0
         name = "n" * 16
-        file = NewFile(name, bytes(32), 1, 100, PIECE_BYTES)
+        file = NewFile(name, b"\xff" * 32, 1, 100, PIECE_BYTES)
         batch = commands.PublishMany.of([file._replace(name=f"{n:016}") for n in range(operations)])
         id_, session_, seq, low = _MARKS
         body = {"id": id_, "session": session_, "seq": seq, "low": low, "deadline_ms": 30_000}
