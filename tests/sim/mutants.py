@@ -191,13 +191,12 @@ def _disk_is_life(stack: ExitStack) -> None:
 
 
 def _stock(stack: ExitStack) -> None:
-    """The library as published: no filter, no term on acks, nothing waits for a disk."""
+    """The library as published: no filter, so no term is looked at; nothing waits for a disk."""
 
     def pass_on(message: Message, here: Situation) -> Verdict:
         return Verdict(deliver=message)
 
     stack.enter_context(patch.object(filters, "incoming", pass_on))
-    stack.enter_context(patch.object(filters, "outgoing", lambda message, term, **_: message))
 
     def deliver(self: Engine, node: Member, message: Message) -> None:
         self._SyncObj__onMessageReceived(node, message)
