@@ -1,7 +1,8 @@
 """``publish``: durable operations a second, beside etcd and stock PySyncObj.
 
 Three nodes each, all on this machine, and clients in a closed loop (:mod:`bench.clients`) spread
-evenly over the nodes: one, 64, 256 and a thousand, each with a connection of its own; and a few
+evenly over the nodes: one (at the leader, and at another node), 64, 256 and a thousand, each with a
+connection of its own; and a few
 that send many operations at once, to us as one operation of so many files (and, under another name,
 as that many frames written together), to etcd as one transaction, to PySyncObj as one update of its
 dictionary. An operation binds a name never used
@@ -53,16 +54,26 @@ class Contender:
 
     @property
     def places(self) -> list[Place]:
-        if isinstance(self._fleet, fleets.OurFleet):
-            split = (endpoint.rpartition(":") for endpoint in self._fleet.endpoints)
-            return [(host, int(port)) for host, _, port in split]
-        return list(self._fleet.client_place.values())
+        """Where its nodes serve clients, the leader first."""
+        leader = self._fleet.wait_ready()
+        return [self.place(node) for node in sorted(self._fleet.nodes, key=lambda n: n != leader)]
 
-    def measure(self, count: int, operations: int, seconds: float) -> dict[str, float]:
-        """``count`` clients, so many operations in each of their requests."""
+    def place(self, node: str) -> Place:
+        if isinstance(self._fleet, fleets.OurFleet):
+            host, _, port = self._fleet.endpoint_of(node).rpartition(":")
+            return host, int(port)
+        found: Place = self._fleet.client_place[node]
+        return found
+
+    def measure(
+        self, count: int, operations: int, seconds: float, first: int = 0
+    ) -> dict[str, float]:
+        """``count`` clients, so many operations in each of their requests. The first of them is at
+        the leader, or so many nodes further."""
+        found = self.places
 
         async def run() -> dict[str, float]:
-            tally, places, make = Tally(), self.places, self._make
+            tally, places, make = Tally(), found[first:] + found[:first], self._make
             made: clients.Made
             if make is None:
                 kind = self._many if operations > 1 else OurPublishes
@@ -111,12 +122,14 @@ def publish(
     result = harness.Result("publish", settings)
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         found = _contenders(Path(folder), without, result, stack)
-        shapes = [(f"{size} clients", size, 1) for size in sizes]
+        shapes = [(f"{size} clients", size, 1, 0) for size in sizes if size > 1]
+        if 1 in sizes:
+            shapes[:0] = [("1 client at the leader", 1, 1, 0), ("1 client at another", 1, 1, 1)]
         if batch:
-            shapes.append((f"{BATCHERS} x {batch} at once", BATCHERS, batch))
+            shapes.append((f"{BATCHERS} x {batch} at once", BATCHERS, batch, 0))
         measures: dict[str, harness.Measure] = {
-            f"{name}, {shape}": partial(contender.measure, count, operations, seconds)
-            for shape, count, operations in shapes
+            f"{name}, {shape}": partial(contender.measure, count, operations, seconds, first)
+            for shape, count, operations, first in shapes
             for name, contender in found.items()
         }
         if batch:
@@ -125,7 +138,7 @@ def publish(
                 frames.measure, BATCHERS, batch, seconds
             )
         result.samples = harness.alternate(runs, measures, harness.progress)
-    result.figures = figures(result, [shape for shape, _, _ in shapes], list(found))
+    result.figures = figures(result, [shape for shape, *_ in shapes], list(found))
     harness.finish(result, lines(result), as_json=as_json, out=out)
 
 

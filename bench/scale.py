@@ -76,8 +76,8 @@ def catch_up(fleet: fleets.OurFleet, operations: int) -> dict[str, float]:
     follower = next(node for node in fleet.nodes if node != leader)
     os.kill(fleet.pid(follower), signal.SIGKILL)
     first = _applied(fleet, leader)
-    all_places = zip(Contender(fleet, None).places, fleet.nodes, strict=True)
-    places = [place for place, node in all_places if node != follower]
+    contender = Contender(fleet, None)
+    places = [contender.place(node) for node in fleet.nodes if node != follower]
     published = 0
 
     async def some() -> int:

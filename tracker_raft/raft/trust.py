@@ -25,7 +25,7 @@ from __future__ import annotations
 
 BYTES_MAX = 128 * 1024
 """A larger batch is always written beside the loop, and says nothing about the next small one."""
-FAST_S = 0.0005
+FAST_S = 0.002
 SLOW_SHARE = 0.25
 """Of the recent ones at most so many may take longer than that."""
 RECENT = 32
