@@ -6,9 +6,9 @@ next and reports what became of it; every operation taken in is answered exactly
 Theory. An operation waits here until this node can hand it on. Handed on, it may be lost with a
 leader: then it *may* have happened, and it goes back to the front marked ``unknown``. Trying it
 again is safe because the state machine answers a repeated (session, seq) from its reply table
-(Raft thesis, 6.3); operations without a session are harmless to repeat. An operation that came
-from another tracker is not tried again here: its sender is told and tries again itself, and keeps
-the account of it. So what a tracker forwarded together is one thing here (:class:`Bundle`).
+(Raft thesis, 6.3); operations without a session are harmless to repeat. One that came from another
+tracker is not tried again here: its sender, who keeps the account of it, is told and does that. So
+what a tracker forwarded together is one thing here (:class:`Bundle`).
 
 How many may be under way, wherever they are, :mod:`pace` says. Clients are refused beyond that;
 another tracker only beyond ``pending_max``, for it has let its clients in by the same rule, and

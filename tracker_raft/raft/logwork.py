@@ -86,7 +86,7 @@ class LogWork:
             self._note_leadership(now_s, everything=everything)
             self._reads.wake(now_s)
         self._departures.flush()
-        if self.may_tick and engine.has_more:
+        if self.may_tick and (engine.has_more or self._may_propose(now_s)):
             self._turns.ask(self.ask)
         self._turns.work_due(self._due_s(now_s), now_s)
 
@@ -98,12 +98,17 @@ class LogWork:
     def _hand_on(self, now_s: float) -> None:
         """Give what waits to the log, to the leader, or leave it waiting for one."""
         if self._engine.leads and self._leading:
-            if not self._hand_over.paused:
+            if not (self._hand_over.paused or self._proposer.gathers(now_s)):
                 self._proposer.propose(now_s)
             self._colleagues.ask_term(tuple(self._engine.voters), 4 * self._timing.heartbeat_s)
         elif self._engine.role is not Role.LEADER:
             self._intake.refuse_remote()
             self._colleagues.ask_leader(self._leader(), self._timing.entry_bytes_max)
+
+    def _may_propose(self, now_s: float) -> bool:
+        """What gathered for the next entry may go: the one before was committed just now."""
+        leading = self._leading and self._engine.leads and not self._hand_over.paused
+        return leading and len(self._intake) > 0 and not self._proposer.gathers(now_s)
 
     def _note_leadership(self, now_s: float, *, everything: bool) -> None:
         engine = self._engine
@@ -130,4 +135,6 @@ class LogWork:
             due_s = min(due_s, deadline_s)
         if len(self._intake) or len(self._reads):
             due_s = min(due_s, now_s + WAITING_S)
+            if self._leading and self._proposer.gathers(now_s):
+                due_s = min(due_s, self._proposer.gathered_s)
         return due_s

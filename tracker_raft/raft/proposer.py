@@ -18,6 +18,12 @@ from tracker_raft.versions import NEWEST, RAISE_VERSION
 
 log = logging.getLogger("tracker_raft.replica")
 
+GATHER_S = 0.006
+"""While an entry is under way the operations that come gather for the next one, until this long
+after the last. An entry costs every tracker as much as a dozen of the operations in it; and where
+one is under way for longer than this, on links across the country, it delays them by a fraction."""
+GATHER_MAX = 512
+"""So many do not wait."""
 EXPIRY_PERIOD_MS = 200
 """Entries that only move time on, so that something due expires, are at least this far apart."""
 
@@ -47,22 +53,34 @@ class Proposer:
         self._entry_bytes_max = entry_bytes_max
         self._clock = LogicalClock()
         self._expiry_asked_ms = -EXPIRY_PERIOD_MS
+        self._under_way: dict[int, None] = {}
+        """Numbers of the entries proposed in this term and not settled yet."""
+        self.gathered_s = 0.0
+        """Until then what waits gathers, unless :meth:`gathers` says otherwise before."""
 
     def begin(self, now_s: float) -> None:
         """The no-op of this leader's term was just applied: time goes on from there."""
         self._clock.lead(self._machine().time_ms, now_s)
         self._raising = False
+        self._under_way.clear()
 
     def pass_time(self, now_s: float) -> None:
         """A turn went by: at most a second of it counts, so every turn is to be counted."""
         self._clock.stamp_ms(now_s)
 
+    def gathers(self, now_s: float) -> bool:
+        """Whether what waits is to wait for more."""
+        waiting = len(self._intake)
+        return bool(self._under_way) and now_s < self.gathered_s and waiting < GATHER_MAX
+
     def propose(self, now_s: float) -> None:
         """Everything that waits enters the log, as few entries as the limit of one allows."""
         stamp_ms = self._clock.stamp_ms(now_s)
+        self.gathered_s = now_s + GATHER_S
         version = self._machine().version
         while batch := self._intake.take(self._entry_bytes_max, version):
             number = self._intake.proposed(batch)
+            self._under_way[number] = None
             count = sum(pending.count for pending in batch)
             entry = pack_entry(stamp_ms, [pending.packed for pending in batch], count)
             self._engine.propose(entry, partial(self._settled, number))
@@ -88,6 +106,7 @@ class Proposer:
 
     def _settled(self, number: int, result: tuple[int, Applied] | None, reason: int) -> None:
         """The engine's word on a proposed entry."""
+        self._under_way.pop(number, None)
         if reason == FAIL_REASON.SUCCESS and result is not None:
             index, applied = result
             replies = [packed(reply) for reply in applied.replies]
