@@ -18,7 +18,7 @@ from tracker_raft.changes import Change, Place
 from tracker_raft.commands import FileRecord, Watch
 from tracker_raft.config import MachineLimits, WireLimits
 from tracker_raft.errors import Compacted
-from tracker_raft.machine import TrackerMachine
+from tracker_raft.machine import TrackerMachine, history
 from tracker_raft.machine.history import unpack
 from tracker_raft.watching import Watches
 
@@ -74,6 +74,17 @@ def tag_difference(
             kind = "tagged" if means else "untagged"
             return Change(*place, kind, replace(record, tags=()), after[-1].version, 0, tag)
     return None
+
+
+RUN = 2
+
+
+@pytest.fixture(scope="module", autouse=True)
+def short_runs() -> Iterator[None]:
+    """So short that few changes fill several."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(history, "RUN_MAX", RUN)
+        yield
 
 
 BYTEWISE = ("op", "contents")
@@ -164,7 +175,9 @@ def test_any_replica_goes_on_with_a_watch_or_says_that_it_is_compacted(
     run(restored, log[cut:], cut + 1)
 
     every = read_all(whole, "", (0, 0), 10)
-    gone = every[: -FEW.changes_kept_max]
+    kept = len(one.changes)  # with the oldest that must be kept the others of its run are
+    assert min(FEW.changes_kept_max, len(every)) <= kept < FEW.changes_kept_max + RUN
+    gone = every[: len(every) - kept]
     assert one.state_hash == late.state_hash == restored.state_hash
     for machine in (one, late, restored):
         assert len(machine.changes) == len(every) - len(gone)

@@ -8,7 +8,8 @@ sleeps.
 
 The order of a turn is the safety argument (S4, S5 of the library's defects):
 
-1. what waits is packed into entries and enters the log of a leader, or is forwarded to it;
+1. what waits is packed into an entry and enters the log of a leader, unless it gathers while one
+   is under way (:meth:`Proposer.gathers`); or it is forwarded to the leader;
 2. the engine ticks: commit, apply (callbacks answer proposers), send;
 3. messages leave, and the disk keeps what the journal took in; what promises durability leaves
    when it does (:mod:`departures`).

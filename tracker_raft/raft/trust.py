@@ -7,10 +7,9 @@ what the disk makes of it: while it lasts nothing is heard and nothing is said.
 So the loop waits for the disk as long as that proved to be short, wherever the syncs were done:
 
 * :data:`RUN_MIN` syncs in a row without a stall, and most of the recent ones within
-  :data:`FAST_S`. What the hand-overs cost is a tenth of a millisecond or two; where syncs take
-  longer the loop has better things to do meanwhile. That may be the disk's doing, or that of a
-  machine with more to do than it can: there a thread that only syncs is let in sooner than one
-  that has worked before, so the loop gets its turn later if it is the one that waits.
+  :data:`FAST_S`. What the hand-overs cost is a tenth of a millisecond or two, and as much again on
+  a machine whose processors are all busy, where a sync seems to take longer, too. Where it does
+  take longer the loop has better things to do meanwhile.
 * A *stall*, one sync of :data:`STALL_S`, ends it for :data:`AWAY_MIN_S`, and so does a run of slow
   ones; for twice as long as the last time when that comes often. A stall that comes meanwhile
   begins that time anew.
