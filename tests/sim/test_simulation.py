@@ -19,10 +19,10 @@ from tests.sim.mutants import MUTANTS, NO_TERM, hunt, mutated  # noqa: E402
 from tests.sim.run import FAULTY_S, ids_of, run, shrink  # noqa: E402
 from tests.sim.stale_acknowledgements import Story  # noqa: E402
 
-FIXED_SEEDS = 200
+FIXED_SEEDS = 100
 FRESH_SEEDS = 20
 FLIPPED_SEEDS = 20
-MEMBER_SEEDS = 40
+MEMBER_SEEDS = 25
 STORY_SEEDS = range(12)
 CAUGHT_BY: dict[str, tuple[int, ...]] = {
     "the library as published": (1, *range(15, 40)),
