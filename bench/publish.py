@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
+import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
@@ -34,6 +35,9 @@ FRAMES = "ours in frames"
 SIZES = (1, 64, 256, 1000)
 BATCHERS = 4
 """As many as a tracker lets in at once from the start: it refuses what it cannot do in time."""
+QUIET_S, QUIET_SHARE, QUIET_MAX_S = 0.3, 0.15, 30.0
+"""A fleet that took no more of one core for so long has nothing to do; beyond the last it is
+measured all the same."""
 COLUMNS = ("per_s", "p50_ms", "p99_ms", "cpu_us", "client_cores", "failed")
 
 
@@ -65,12 +69,26 @@ class Contender:
         found: Place = self._fleet.client_place[node]
         return found
 
+    def _wait_quiet(self) -> None:
+        """What the run before left to be done (a snapshot, above all) is not counted here."""
+        until_s, before_s = time.monotonic() + QUIET_MAX_S, self._cpu_s()
+        while time.monotonic() < until_s:
+            time.sleep(QUIET_S)
+            now_s = self._cpu_s()
+            if now_s - before_s < QUIET_SHARE * QUIET_S:
+                break
+            before_s = now_s
+
+    def _cpu_s(self) -> float:
+        return sum(fleets.cpu_s(self._fleet).values())
+
     def measure(
         self, count: int, operations: int, seconds: float, first: int = 0
     ) -> dict[str, float]:
         """``count`` clients, so many operations in each of their requests. The first of them is at
         the leader, or so many nodes further."""
         found = self.places
+        self._wait_quiet()
 
         async def run() -> dict[str, float]:
             tally, places, make = Tally(), found[first:] + found[:first], self._make
@@ -81,8 +99,7 @@ class Contender:
             else:
                 one = partial(make, tally, operations)
                 made = [(places[number % len(places)], one) for number in range(count)]
-            cpu_s = lambda: sum(fleets.cpu_s(self._fleet).values())  # noqa: E731
-            return await clients.closed_loop(tally, made, seconds, cpu_s)
+            return await clients.closed_loop(tally, made, seconds, self._cpu_s)
 
         return asyncio.run(run())
 
