@@ -33,7 +33,9 @@ from bench.clients_ours import OurLookups, our_publishes
 from bench.publish import Contender
 from bench.snapshot import filled
 from tracker_raft.client import TrackerClient
+from tracker_raft.client.backup import take_snapshot
 from tracker_raft.commands import BATCH_FILES_MAX, Level, NewFile
+from tracker_raft.config import Address
 from tracker_raft.entries import pack_entry, pack_publish
 from tracker_raft.machine import TrackerMachine
 from tracker_raft.node import tune_garbage_collection
@@ -74,6 +76,9 @@ def catch_up(fleet: fleets.OurFleet, operations: int) -> dict[str, float]:
     """Seconds from the start of a follower that lacks so many operations until it has them."""
     leader = fleet.wait_ready()
     follower = next(node for node in fleet.nodes if node != leader)
+    endpoint = fleet.endpoint_of(follower)
+    with TrackerClient([endpoint]) as client:  # else it begins with what its own log has
+        take_snapshot(client, Address.parse(endpoint), deadline_s=CATCH_UP_S)
     os.kill(fleet.pid(follower), signal.SIGKILL)
     first = _applied(fleet, leader)
     contender = Contender(fleet, None)
