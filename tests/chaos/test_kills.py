@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import threading
 
+import pytest
 from workload import Writers, check_nothing_lost, check_replicas_equal, wait_until
 
 from tracker_raft import Cluster
-
-LEADER_KILLS = 20
 
 
 def links_up(cluster: Cluster) -> bool:
@@ -19,11 +18,12 @@ def links_up(cluster: Cluster) -> bool:
     )
 
 
-def test_leader_killed_twenty_times_under_publishing() -> None:
+@pytest.mark.parametrize("kills", [10, pytest.param(40, marks=pytest.mark.slow)])
+def test_leader_killed_again_and_again_under_publishing(kills: int) -> None:
     """If this fails, a killed leader takes acknowledged writes with it or stops the cluster."""
     with Cluster.up(3) as cluster:
         with Writers(cluster.endpoints, threads=4) as writers:
-            for _ in range(LEADER_KILLS):
+            for _ in range(kills):
                 writers.wait_for(20)
                 victim = cluster.leader()
                 cluster.kill(victim)
