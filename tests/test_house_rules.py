@@ -89,6 +89,8 @@ PURE: dict[str, set[str]] = {
     "tracker_raft/machine/vocabulary.py": set(),
     "tracker_raft/machine/names.py": set(),
     "tracker_raft/machine/name_index.py": set(),
+    "tracker_raft/machine/wide_dict.py": set(),
+    "tracker_raft/machine/applied.py": set(),
     "tracker_raft/machine/publishing.py": set(),
     "tracker_raft/machine/carrying_out.py": set(),
     "tracker_raft/machine/restoring.py": set(),

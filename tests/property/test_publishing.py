@@ -81,7 +81,8 @@ def run(machine: TrackerMachine, log: list[list[Any]]) -> list[Any]:
     applied = []
     for index, operations in enumerate(log, 7):
         entry = pack_entry(index * 300, [wire.pack(row) for row in operations])
-        applied.append(machine.apply(index, entry))
+        done = machine.apply(index, entry)
+        applied.append((done.replies, done.stop, done.positions))
     return applied
 
 
@@ -127,6 +128,6 @@ def test_side_by_side_publishes_of_free_names_are_run_together() -> None:
         patch.setattr(tracker_machine, "run_together", noted)
         row = ("publish", "n", bytes(32), 1, 9, 16384)
         operations = [(n, 1, 1, ("publish", f"n{n}", *row[2:])) for n in range(1, 6)]
-        (applied,) = run(machine, [operations])
-    assert taken == [list(applied.replies)]
-    assert all("ok" in reply for reply in applied.replies)
+        ((replies, _, _),) = run(machine, [operations])
+    assert [len(outcomes) for outcomes in taken] == [5]
+    assert all("ok" in reply for reply in replies)

@@ -34,14 +34,16 @@ from tracker_raft.changes import PUBLISHED, REMOVED, REPLACED, VERSION_REMOVED, 
 from tracker_raft.commands import FileRecord
 from tracker_raft.config import MachineLimits
 from tracker_raft.errors import Compacted
+from tracker_raft.machine import names as naming
 from tracker_raft.machine.digest import WAITING_MAX, Digest, Item
 from tracker_raft.machine.snapshot_cursor import Row, Table
 
-Kept = tuple[int, int, str, bytes | Sequence[Any]]
-"""Index, position, name, and the rest: its msgpack, or of a name's first version the fields of the
-record from its version on."""
-Bound = tuple[int, str, Sequence[Any]]
-"""One of a run: position, name and fields."""
+Kept = tuple[int, int, str, bytes | tuple[bytes]]
+"""Index, position, name, and the rest: its msgpack; or, of a name that was bound, the bytes that
+the registry then had of it (:mod:`tracker_raft.machine.names`), alone in a tuple."""
+Bound = tuple[int, str, bytes]
+"""One of a run: position, name and those bytes, which the registry may still have: the very same
+object."""
 Stored = tuple[int, int, str, bytes | tuple[Bound, ...]]
 """A change as :data:`Kept`; or a run, by the place of its first change and without a name."""
 
@@ -88,13 +90,13 @@ class ChangeHistory:
     # -- writes -----------------------------------------------------------------------------------
 
     def published(
-        self, names: Iterable[str], rows: Iterable[Sequence[Any]], positions: Iterable[int]
+        self, names: Iterable[str], packed: Iterable[bytes], positions: Iterable[int]
     ) -> None:
-        """Operations of the entry that runs bound these names, which were not bound, to their first
-        versions: what :meth:`note` would find, for most of all operations. ``rows``: the fields of
-        the records from the version on; ``positions``: in the entry."""
+        """Operations of the entry that runs bound these names, which were not bound: what
+        :meth:`note` would find, for most of all operations. ``packed``: what is known of each name
+        now; ``positions``: in the entry."""
         self._bound_at = self.place[0]
-        self._bound += zip(positions, names, rows, strict=True)
+        self._bound += zip(positions, names, packed, strict=True)
 
     def note(self, before: Sequence[FileRecord], after: Sequence[FileRecord]) -> None:
         """The running operation made ``after`` of ``before``, the versions of one name."""
@@ -142,9 +144,10 @@ class ChangeHistory:
     def _end_run(self) -> None:
         bound, self._bound = self._bound, []
         if not self.in_runs:
-            for position, name, row in bound:
-                packed = self._pack((PUBLISHED, row[0], 0, *row))
-                self._store((self._bound_at, position, name, packed), 1)
+            for position, name, packed in bound:
+                _, (row,) = msgpack.unpackb(packed, use_list=False)
+                alone = self._pack((PUBLISHED, row[0], 0, *row))
+                self._store((self._bound_at, position, name, alone), 1)
             return
         for start in range(0, len(bound), RUN_MAX):
             run = tuple(bound[start : start + RUN_MAX])
@@ -198,9 +201,9 @@ class ChangeHistory:
             if not isinstance(rest, tuple):
                 yield index, position, name, rest
                 continue
-            for position, one, row in rest:
+            for position, one, packed in rest:
                 if (index, position) >= place:
-                    yield index, position, one, row
+                    yield index, position, one, (packed,)
 
     def _find(self, place: Place) -> int:
         """Where the first change from ``place`` on is stored; it may be in the midst of a run."""
@@ -266,7 +269,8 @@ def unpack(kept: Kept) -> Change:
     """The change in words."""
     index, position, name, rest = kept
     if not isinstance(rest, bytes):
-        return Change(index, position, PUBLISHED, FileRecord(name, *rest), rest[0], 0)
+        (record,) = naming.unpack(name, rest[0]).kept
+        return Change(index, position, PUBLISHED, record, record.version, 0)
     fields: tuple[Any, ...] = msgpack.unpackb(rest, use_list=False)
     kind, newest, dropped, *more = fields
     record = FileRecord(name, *more[:_RECORD_FIELDS])

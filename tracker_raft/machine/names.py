@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 
 import msgpack
 
-from tracker_raft.commands import FileRecord
-from tracker_raft.errors import LimitReached, NotFound
+from tracker_raft.commands import FileRecord, Publish, Tag, Untag
+from tracker_raft.errors import BadRequest, Conflict, LimitReached, NotFound
 
 Tags = tuple[tuple[str, int], ...]
 """Words and the versions they mean, in the order of words."""
@@ -25,9 +25,6 @@ Tags = tuple[tuple[str, int], ...]
 
 NewName = tuple[str, bytes, int, int, int, str, str]
 """A name that is not bound, and the first seven fields of its publish."""
-
-FirstRow = tuple[int, bytes, int, int, int, str, str]
-"""Its first version: 1, and what stands behind the name."""
 
 
 def bound(file: NewName) -> dict[str, Any]:
@@ -123,3 +120,22 @@ def not_found(name: str, wanted: int | str | None, history: History) -> NotFound
         return NotFound(f"{name!r} has no tag {wanted!r}; its tags: {words}")
     numbers = ", ".join(str(record.version) for record in history.kept)
     return NotFound(f"{name!r} has no version {wanted}; kept are {numbers}")
+
+
+def require_expected(wanted: Tag | Untag, found: int) -> None:
+    """Raises :class:`Conflict` unless the tag means what its client thinks; 0: nothing."""
+    if wanted.expected is not None and wanted.expected != found:
+        raise Conflict(
+            f"{wanted.name}@{wanted.tag} is {f'version {found}' if found else 'no tag'}, expected "
+            f"{f'version {wanted.expected}' if wanted.expected else 'no tag'}; nothing was changed"
+        )
+
+
+def require_same(known: FileRecord, wanted: Publish) -> None:
+    """Raises :class:`BadRequest` unless all that the content id fixes is the same."""
+    for what in ("size", "manifest_bytes", "piece_bytes"):
+        if getattr(known, what) != getattr(wanted, what):
+            raise BadRequest(
+                f"{what} is {getattr(wanted, what)}, but {known.versioned!r} has the same content "
+                f"id with {getattr(known, what)}; the content id fixes it. Nothing was changed"
+            )

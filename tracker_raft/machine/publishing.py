@@ -11,15 +11,16 @@ that takes one after the other; both ways lead to the same state and the same re
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import compress, repeat
 from typing import Any, Final
 
 from tracker_raft.commands import Publish, plain_columns
 from tracker_raft.entries import LoggedOperation
-from tracker_raft.machine.names import NewName, bound
+from tracker_raft.machine.applied import Outcome
+from tracker_raft.machine.names import NewName
 from tracker_raft.machine.registry import Registry
 from tracker_raft.machine.sessions import SessionTable
 
-Reply = dict[str, Any]
 FIELDS: Final = 6
 """Of an array that may be run together: with owner, group and replace at their defaults."""
 
@@ -44,25 +45,27 @@ def run_together(
     sessions: SessionTable,
     registry: Registry,
     now_ms: int,
-) -> list[Reply] | None:
-    """The replies to publishes (:func:`is_candidate`) that stand at ``first`` and behind it in the
+) -> list[Outcome] | None:
+    """What became of publishes (:func:`is_candidate`) that stand at ``first`` and behind it in the
     entry that runs; None: they must be taken one after the other, and nothing was done."""
     numbers, seqs, lows, bodies = zip(*operations, strict=True)
     if len({*zip(numbers, seqs, strict=True)}) < len(operations):
         return None
     _, names, *fields = zip(*bodies, strict=True)
-    if not plain_columns(names, *fields):
+    if not plain_columns(names, *fields) or len({*names}) < len(names):
         return None
-    if len({*names}) < len(names) or not registry.takes(names):
+    homes = registry.homes(names)
+    if homes is None:
         return None
-    rows: list[NewName] = [(*row, "", "") for row in zip(names, *fields, strict=True)]
+    files: list[NewName] = [*zip(names, *fields, repeat(""), repeat(""))]
     replies = sessions.recall_many(numbers, seqs, lows, now_ms)
-    admitted = [at for at, reply in enumerate(replies) if reply is None]
-    files = [rows[at] for at in admitted]
-    firsts = [(1, *file[1:]) for file in files]
-    registry.bind([file[0] for file in files], firsts, [first + at for at in admitted])
-    sessions.record_bound([numbers[at] for at in admitted], [seqs[at] for at in admitted], files)
-    return [
-        {"ok": bound(row)} if reply is None else reply
-        for row, reply in zip(rows, replies, strict=True)
-    ]
+    columns: list[Any] = [homes, range(first, first + len(names)), numbers, seqs, files]
+    columns += names, *fields
+    if any(replies):  # not all of them are new to their sessions
+        new = [reply is None for reply in replies]
+        columns = [[*compress(column, new)] for column in columns]
+    homes, positions, numbers, seqs, bound, *columns = columns
+    none = [""] * len(bound)
+    registry.bind(homes, [*columns, none, none], positions)
+    sessions.record_bound(numbers, seqs, bound)
+    return [reply or file for reply, file in zip(replies, files, strict=True)]

@@ -14,10 +14,10 @@ How it is kept
 Millions of names must fit in memory and must not slow the garbage collector, which walks every
 object that can refer to others. So a name's history is **one byte string**
 (:mod:`tracker_raft.machine.names`); it is also what the digest hashes and what a snapshot holds.
-They stand in a plain dict, which the collector passes over as long as it holds nothing but text and
-bytes; a subclass of dict would be walked. The names in order stand beside it
-(:mod:`tracker_raft.machine.name_index`). UTF-8 sorts as code points do, so byte order and the order
-of Python strings are the same.
+They stand in plain dicts (:mod:`tracker_raft.machine.wide_dict`), which the collector passes over
+as long as they hold nothing but text and bytes; a subclass of dict would be walked. The names in
+order stand beside them (:mod:`tracker_raft.machine.name_index`). UTF-8 sorts as code points do, so
+byte order and the order of Python strings are the same.
 """
 
 from __future__ import annotations
@@ -49,9 +49,13 @@ from tracker_raft.machine.digest import Digest
 from tracker_raft.machine.history import ChangeHistory
 from tracker_raft.machine.marks import Marks
 from tracker_raft.machine.name_index import NameIndex
-from tracker_raft.machine.names import FirstRow, History, Tags, bound, not_found, room
+from tracker_raft.machine.names import History, NewName, Tags, bound, not_found, room
 from tracker_raft.machine.settings import Settings
 from tracker_raft.machine.snapshot_cursor import Row, Table
+from tracker_raft.machine.wide_dict import WideDict, any_in, set_each
+
+Homes = list[dict[str, bytes]]
+"""Where names stand, one for each."""
 
 LOOKUP_FILES_MAX: Final = 1_000
 """Records in the answer to a look-up by content; more are left out and told by ``more``. As many
@@ -81,7 +85,7 @@ class Registry:
         self._changes = changes
         self._settings = settings
         self._marks = marks
-        self._files: dict[str, bytes] = {}
+        self._files: WideDict[str, bytes] = WideDict()
         self._names = NameIndex()
         self._contents = ContentIndex()
         self._pack = msgpack.Packer(use_bin_type=True).pack
@@ -123,7 +127,7 @@ class Registry:
         history = self._history(wanted.name)
         newest = history.kept[-1]
         if newest.content == wanted.content:
-            _require_same(newest, wanted)
+            naming.require_same(newest, wanted)
         elif not wanted.replace:
             raise Conflict(
                 f"{wanted.name!r} is bound to content {newest.content.hex()} as version "
@@ -135,46 +139,41 @@ class Registry:
         return history
 
     def _bind(self, wanted: Publish) -> dict[str, Any]:
-        if len(self._files) >= self._limits.files_max:
+        name, fields = wanted.name, (wanted.content, wanted.size, wanted.manifest_bytes)
+        file: NewName = (name, *fields, wanted.piece_bytes, wanted.owner, wanted.group)
+        homes = self.homes([name])
+        if homes is None:
             raise LimitReached(
                 f"{len(self._files)} names, limit {self._limits.files_max}; "
-                f"{wanted.name!r} was not published"
+                f"{name!r} was not published"
             )
-        file = (
-            wanted.name,
-            wanted.content,
-            wanted.size,
-            wanted.manifest_bytes,
-            wanted.piece_bytes,
-            wanted.owner,
-            wanted.group,
-        )
-        self.bind([wanted.name], [(1, *file[1:])], self._changes.place[1:])
+        self.bind(homes, [*zip(file)], self._changes.place[1:])
         return bound(file)
 
-    def takes(self, names: Sequence[str]) -> bool:
-        """Whether each of these, all different, can be bound for the first time."""
-        room_left = self._limits.files_max - len(self._files)
-        return len(names) <= room_left and self._files.keys().isdisjoint(names)
+    def homes(self, names: Sequence[str]) -> Homes | None:
+        """Where these names, all different, are to stand (:meth:`bind`); None: not all of them can
+        be bound for the first time."""
+        if len(names) > self._limits.files_max - len(self._files):
+            return None
+        homes = self._files.homes(names)
+        return None if any_in(homes, names) else homes
 
-    def bind(
-        self, names: Sequence[str], rows: Sequence[FirstRow], positions: Iterable[int]
-    ) -> None:
-        """Bind names that it :meth:`takes`: most of all that ever happens here, so each step is
-        taken for all of them at once. ``positions``: of the changes in the entry that runs."""
-        pack = self._pack
-        packed = [pack((1, (row,))) for row in rows]
-        self._files.update(zip(names, packed, strict=True))
+    def bind(self, homes: Homes, columns: Sequence[Any], positions: Iterable[int]) -> None:
+        """Bind names that have :meth:`homes`: most of all that ever happens here, so each step is
+        taken for all of them at once. ``columns``: the names, and the other fields of
+        :data:`~tracker_raft.machine.names.NewName`, one for each name; ``positions``: of the
+        changes in the entry that runs."""
+        names, contents, *numbers_and_labels = columns
+        rows = zip(repeat(1), contents, *numbers_and_labels)
+        packed = [*map(self._pack, zip(repeat(1), zip(rows)))]
+        set_each(homes, names, packed)
         self._digest.add_many([*zip(repeat("file"), names, packed)])
         self._names.update(names)
-        first_of = self._contents.one.setdefault
-        for name, row in zip(names, rows, strict=True):
-            if first_of(row[1], name) is not name:  # another name has it
-                self._contents.add(row[1], name)
+        self._contents.add_many(contents, names)
         if self._marks:  # who publishes a content is about to serve it
-            for row in rows:
-                self._marks.forget(row[1])
-        self._changes.published(names, rows, positions)
+            for content in contents:
+                self._marks.forget(content)
+        self._changes.published(names, packed, positions)
         self.versions += len(names)
 
     def publish_many(self, wanted: PublishMany) -> dict[str, Any]:
@@ -184,12 +183,12 @@ class Registry:
         """
         count = len(wanted.names)
         index, position = self._changes.place
-        if self.takes(wanted.names):
-            columns = wanted.sizes, wanted.manifest_bytes, wanted.piece_bytes
-            ones = repeat(1, count), wanted.content_ids
-            more = wanted.owners or repeat("", count), wanted.groups or repeat("", count)
-            rows = list(zip(*ones, *columns, *more, strict=True))
-            self.bind(wanted.names, rows, range(position, position + count))
+        homes = self.homes(wanted.names)
+        if homes is not None:
+            numbers = wanted.sizes, wanted.manifest_bytes, wanted.piece_bytes
+            labels = wanted.owners or repeat("", count), wanted.groups or repeat("", count)
+            columns = wanted.names, wanted.content_ids, *numbers, *labels
+            self.bind(homes, columns, range(position, position + count))
             return {"versions": [1] * count, "unchanged": []}
         files = wanted.files()
         self._check_many(files)
@@ -252,7 +251,7 @@ class Registry:
         history = self._history(name)
         record = history.record(name, wanted.version)
         before = history.tagged(tag)
-        _require_expected(wanted, before)
+        naming.require_expected(wanted, before)
         if before == record.version:
             return {"file": record.to_wire(), "before": before, "changed": False}
         if not before and len(history.tags) >= self._limits.tags_per_name_max:
@@ -270,7 +269,7 @@ class Registry:
         name, tag = wanted.name, wanted.tag
         history = self._history(name)
         record = history.record(name, tag)
-        _require_expected(wanted, record.version)
+        naming.require_expected(wanted, record.version)
         tags = tuple(pair for pair in history.tags if pair[0] != tag)
         self._pack_again(name, history.highest, history.kept, tags)
         self._changes.tagged(UNTAGGED, history.kept[-1].version, record, tag)
@@ -379,20 +378,3 @@ class Registry:
             self.versions += len(versions)
             for content in dict.fromkeys(row[1] for row in versions):
                 self._contents.add(content, name)
-
-
-def _require_expected(wanted: Tag | Untag, found: int) -> None:
-    if wanted.expected is not None and wanted.expected != found:
-        raise Conflict(
-            f"{wanted.name}@{wanted.tag} is {f'version {found}' if found else 'no tag'}, expected "
-            f"{f'version {wanted.expected}' if wanted.expected else 'no tag'}; nothing was changed"
-        )
-
-
-def _require_same(known: FileRecord, wanted: Publish) -> None:
-    for what in ("size", "manifest_bytes", "piece_bytes"):
-        if getattr(known, what) != getattr(wanted, what):
-            raise BadRequest(
-                f"{what} is {getattr(wanted, what)}, but {known.versioned!r} has the same content "
-                f"id with {getattr(known, what)}; the content id fixes it. Nothing was changed"
-            )

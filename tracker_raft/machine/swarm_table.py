@@ -30,6 +30,7 @@ from tracker_raft.config import MachineLimits
 from tracker_raft.errors import BadRequest, LimitReached, NotFound
 from tracker_raft.machine.digest import Digest, Item
 from tracker_raft.machine.snapshot_cursor import Row, Table
+from tracker_raft.machine.wide_dict import WideDict
 
 _COMPLETE: Final = b"\x00"
 _PARTIAL: Final = b"\x01"
@@ -62,7 +63,7 @@ class SwarmTable:
         self._expiries: SortedList[tuple[int, str]] = SortedList()
         """(expires_ms, peer), one for each lease."""
         self._swarms: SortedList[bytes] = SortedList()
-        self._sizes: dict[bytes, int] = {}
+        self._sizes: WideDict[bytes, int] = WideDict()
         """Peers of each content that has any."""
 
     def __len__(self) -> int:
@@ -145,7 +146,7 @@ class SwarmTable:
 
     def _require_room(self, wanted: Join, lease: Lease | None) -> None:
         limits = self._limits
-        size = self._sizes.get(wanted.content, 0)
+        size = self._sizes.get(wanted.content) or 0
         if lease is None and len(self._leases) >= limits.leases_max:
             found, limit = f"{len(self._leases)} leases", limits.leases_max
         elif lease is not None and len(lease.contents) >= limits.contents_per_lease_max:
@@ -174,7 +175,7 @@ class SwarmTable:
 
     def _add(self, lease: Lease, content: bytes, complete: bool) -> None:
         lease.contents[content] = complete
-        self._sizes[content] = self._sizes.get(content, 0) + 1
+        self._sizes[content] = (self._sizes.get(content) or 0) + 1
         self.memberships += 1
         self._swarms.add(_key(content, complete, lease.peer))
         self._digest.add("member", lease.peer, content, complete)
@@ -196,7 +197,7 @@ class SwarmTable:
 
     def peers(self, wanted: Peers) -> dict[str, Any]:
         """The window of ``limit`` peers that starts at ``skip``, wrapped round at the end."""
-        total = self._sizes.get(wanted.content, 0)
+        total = self._sizes.get(wanted.content) or 0
         if not total:
             return {"peers": [], "total": 0}
         first = self._swarms.bisect_left(wanted.content)

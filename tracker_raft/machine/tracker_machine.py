@@ -32,7 +32,6 @@ gives what it gave: replicas of the versions before and after your change run si
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import accumulate, groupby
 from typing import Any, Final
 
@@ -50,6 +49,7 @@ from tracker_raft.commands import (
 from tracker_raft.config import MachineLimits
 from tracker_raft.entries import ROWS_SINCE, LoggedOperation, unpack_entry, word_of
 from tracker_raft.errors import BadRequest, Damaged, P2PError, Unsupported
+from tracker_raft.machine.applied import Applied, Outcome
 from tracker_raft.machine.carrying_out import Tables, carry_out
 from tracker_raft.machine.digest import Digest
 from tracker_raft.machine.history import RUNS_SINCE, ChangeHistory
@@ -66,20 +66,6 @@ from tracker_raft.machine.vocabulary import OUTSIDE_SESSIONS, parse, unknown, wi
 from tracker_raft.versions import NEWEST, OLDEST
 
 _LIMITS: Final = MachineLimits()
-
-
-@dataclass(frozen=True, slots=True)
-class Applied:
-    """What one entry did."""
-
-    replies: tuple[dict[str, Any], ...]
-    """One for each operation: ``{"ok": {...}}`` or ``{"error": word, "message": text}``."""
-    stop: str | None = None
-    """Not None: something committed is not known to this version. The entry changed nothing, and
-    the node must stop with this text."""
-    positions: Sequence[int] | None = None
-    """Where each operation stands in the entry; None: at 0, 1, 2... One that makes many changes
-    takes a place for each, and those behind it stand further on."""
 
 
 class TrackerMachine:
@@ -136,28 +122,28 @@ class TrackerMachine:
         end = len(operations)
         if not together and any(word_of(body) == PublishMany.op for *_, body in operations):
             *positions, end = accumulate((width(body) for *_, body in operations), initial=0)
-        replies = self._answers(operations, positions or range(end), together)
+        outcomes = self._run(operations, positions or range(end), together)
         self._sweep.run(self.time_ms, (index, end))
         self.changes.trim()
         if self._changed and (len(self.changes) != kept or self.changes.horizon != horizon):
             self._changed()
-        return Applied(tuple(replies), positions=positions)
+        return Applied(tuple(outcomes), positions=positions)
 
-    def _answers(
+    def _run(
         self, operations: Sequence[LoggedOperation], positions: Sequence[int], together: bool
-    ) -> list[dict[str, Any]]:
+    ) -> list[Outcome]:
         """Run the operations in order, those together that can be; ``together``: it may be all."""
-        replies: list[dict[str, Any]] = []
+        outcomes: list[Outcome] = []
         parts = self._sessions, self._registry, self.time_ms
         groups = [(True, operations)] if together else groupby(operations, is_candidate)
         for alike, group in groups:
-            at, row = len(replies), tuple(group)
+            at, row = len(outcomes), tuple(group)
             self.changes.place = self.applied, positions[at]
             done = run_together(row, positions[at], *parts) if alike else None
             if done is None:
                 done = [self._answer(positions[at + n], one) for n, one in enumerate(row)]
-            replies += done
-        return replies
+            outcomes += done
+        return outcomes
 
     def skip(self, index: int) -> None:
         """Pass over an entry of the consensus engine itself; only ``applied`` moves."""

@@ -5,11 +5,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 from tracker_raft import wire
 from tracker_raft.entries import pack_entry, pack_operation
-from tracker_raft.machine import Applied, TrackerMachine
+from tracker_raft.machine import Applied, Outcome, TrackerMachine, bound
 from tracker_raft.raft.clock import LogicalClock
 from tracker_raft.raft.engine import FAIL_REASON, Engine
 from tracker_raft.raft.intake import Intake, Reply
@@ -28,9 +27,11 @@ EXPIRY_PERIOD_MS = 200
 """Entries that only move time on, so that something due expires, are at least this far apart."""
 
 
-def packed(reply: dict[str, Any]) -> Reply:
-    """A reply of the state machine as it travels."""
-    return wire.pack(reply["ok"]) if "ok" in reply else reply
+def packed(outcome: Outcome) -> Reply:
+    """The reply to an operation as it travels."""
+    if isinstance(outcome, tuple):
+        return wire.pack(bound(outcome))
+    return wire.pack(outcome["ok"]) if "ok" in outcome else outcome
 
 
 class Proposer:
@@ -109,7 +110,7 @@ class Proposer:
         self._under_way.pop(number, None)
         if reason == FAIL_REASON.SUCCESS and result is not None:
             index, applied = result
-            replies = [packed(reply) for reply in applied.replies]
+            replies = [packed(outcome) for outcome in applied.outcomes]
             self._intake.committed(number, index, replies, applied.positions)
         else:
             self._intake.discarded(number)
