@@ -44,6 +44,8 @@ TURN_S = 0.01
 """A quarter of a heartbeat's period, of CPU time: by the clock on the wall, a process that shares
 its processor would find its turn over with nothing done, and read only what is too old to matter.
 """
+FREE_SHARE = 0.25
+"""Of a turn: as long as that nobody asks for its CPU time."""
 LOOK_EVERY = 8
 """Requests between two looks at a clock."""
 WRITE_WORDS = frozenset(cls.op for cls in commands.WRITES)
@@ -60,8 +62,10 @@ class TurnBudget:
         self.buffer = bytearray(RECEIVE_BYTES)
         self.view = memoryview(self.buffer)
         self._loop = loop
-        self._ends_s = self._not_before_s = 0.0
-        """The CPU time at which the turn is over, and the time before which it cannot be."""
+        self._ends_s: float | None = None
+        """The CPU time at which the turn is over; None: not asked yet."""
+        self._not_before_s = 0.0
+        """The time before which it is not asked."""
         self._left = 0
         self._asked = False
         self._later: dict[Connection, None] = {}
@@ -82,8 +86,17 @@ class TurnBudget:
         return False
 
     def _is_over(self) -> bool:
-        """More CPU time than time cannot have gone by; to ask how much did is a system call."""
-        return self._loop.time() >= self._not_before_s and time.thread_time() >= self._ends_s
+        """To ask how much CPU time went by is a system call, and most turns are short: the first
+        part of a turn goes by the clock on the wall, and from then on more CPU time than time
+        cannot have gone by."""
+        now_s = self._loop.time()
+        if now_s < self._not_before_s:
+            return False
+        used_s = time.thread_time()
+        if self._ends_s is None:
+            left_s = TURN_S * (1 - FREE_SHARE)
+            self._ends_s, self._not_before_s = used_s + left_s, now_s + left_s
+        return used_s >= self._ends_s
 
     def handle_later(self, connection: Connection) -> None:
         """Call the connection's :meth:`~Connection.handle` in the next turn."""
@@ -93,8 +106,8 @@ class TurnBudget:
 
     def _ask(self) -> None:
         self._asked = True
-        self._not_before_s = self._loop.time() + TURN_S
-        self._ends_s = time.thread_time() + TURN_S
+        self._not_before_s = self._loop.time() + TURN_S * FREE_SHARE
+        self._ends_s = None
         self._loop.call_soon(self._next)
 
     def _next(self) -> None:
