@@ -16,7 +16,6 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import msgpack
@@ -31,6 +30,10 @@ FIRST_ID = 1 << 20
 TICK_S = 0.002
 WINDOW = MachineLimits().session_window_max - 1
 PIECE_BYTES = 512 * 1024
+BACKLOG_BYTES_MAX = 256 * 1024
+"""What a connection has that its tracker does not take: nothing more is sent there."""
+BUSY = b"\xa5error\xa4busy"
+"""How a refusal goes on behind its id."""
 
 
 @dataclass(slots=True)
@@ -46,7 +49,7 @@ class Counted:
     silent: int = 0
     """Not answered by the end."""
     unsent: int = 0
-    """Refused by the generator itself: every window was full."""
+    """Refused by the generator itself: every window was full, or the connection was."""
     errors: dict[str, int] = field(default_factory=dict)
     latencies_ms: list[float] = field(default_factory=list, repr=False)
     refusals_ms: list[float] = field(default_factory=list, repr=False)
@@ -95,8 +98,13 @@ class Requests(ABC):
     """Makes request frames; one kind for a run."""
 
     @abstractmethod
-    def take(self, number: int) -> tuple[bytes, Callable[[], object]] | None:
-        """A frame with this id, and what to call when it is settled. None: not now."""
+    def take(self, number: int) -> tuple[bytes, dict[int, None], int] | None:
+        """A frame with this id; and a table, and the key that is to leave it when the request is
+        settled, if it is there. None: not now."""
+
+
+_NO_TABLE: dict[int, None] = {}
+"""A read holds no number of a session."""
 
 
 class Reads(Requests):
@@ -108,8 +116,8 @@ class Reads(Requests):
             body["seen"] = seen
         self._head, self._tail = wire.encode(body, FRAME_BYTES_MAX).split(packed(FIRST_ID), 1)
 
-    def take(self, number: int) -> tuple[bytes, Callable[[], object]]:
-        return self._head + packed(number) + self._tail, _nothing
+    def take(self, number: int) -> tuple[bytes, dict[int, None], int]:
+        return self._head + packed(number) + self._tail, _NO_TABLE, 0
 
 
 class Writes(Requests):
@@ -128,33 +136,30 @@ class Writes(Requests):
             **publish.to_wire(),
         }
         frame = wire.encode(body, FRAME_BYTES_MAX)
-        parts, places = [], [*(packed(each) for each in mark), b"load/00000000"]
-        for place in places:
+        fields: list[bytes] = []
+        shape = ">"
+        for place in [*(packed(each) for each in mark), b"00000000"]:
             part, frame = frame.split(place, 1)
-            parts.append(part)
-        self._parts = [*parts, frame]
+            part += place[:1] * (place[0] == packed(0)[0])
+            fields.append(part)
+            shape += f"{len(part)}s" + ("I" if len(place) == len(packed(0)) else "8s")
+        self._a, self._b, self._c, self._d, self._e = fields
+        self._tail = frame
+        self._pack = struct.Struct(f"{shape}{len(frame)}s").pack
         self._run = time.time_ns() % 10**9
 
-    def take(self, number: int) -> tuple[bytes, Callable[[], object]] | None:
+    def take(self, number: int) -> tuple[bytes, dict[int, None], int] | None:
         for _ in range(len(self._sessions)):
             session = self._sessions[0]
             self._sessions.rotate(-1)
             numbers = session.next()
             if numbers is not None:
                 seq, low = numbers
-                frame = self._frame(number, session.number, seq, low)
-                return frame, partial(session.under_way.pop, seq, None)
+                name = b"%08x" % ((number + self._run) & 0xFFFFFFFF)
+                head = self._a, number, self._b, session.number, self._c, seq, self._d, low
+                frame = self._pack(*head, self._e, name, self._tail)
+                return frame, session.under_way, seq
         return None
-
-    def _frame(self, *numbers: int) -> bytes:
-        name = b"load/%08x" % ((numbers[0] + self._run) & 0xFFFFFFFF)
-        id_, session, seq, low = map(packed, numbers)
-        a, b, c, d, e, f = self._parts
-        return b"".join((a, id_, b, session, c, seq, d, low, e, name, f))
-
-
-def _nothing() -> None:
-    """A read holds no number of a session."""
 
 
 def packed(number: int) -> bytes:
@@ -165,12 +170,19 @@ def packed(number: int) -> bytes:
 class _Line(asyncio.Protocol):
     """One connection: frames out, (id, word) in; the word is empty for ``ok``."""
 
-    def __init__(self, told: Callable[[int, str], None]) -> None:
+    def __init__(self, told: Callable[[int, str, float], None]) -> None:
         self.greeted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.transport: asyncio.Transport | None = None
         self.lost = False
         self._told = told
         self._rest = b""
+
+    @property
+    def full(self) -> bool:
+        """It is gone, or takes nothing more for now."""
+        if self.lost or self.transport is None:
+            return True
+        return self.transport.get_write_buffer_size() > BACKLOG_BYTES_MAX
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
@@ -179,8 +191,9 @@ class _Line(asyncio.Protocol):
         transport.write(wire.encode(hello, FRAME_BYTES_MAX))
 
     def data_received(self, data: bytes) -> None:
-        data = self._rest + data
-        start, end = 0, len(data)
+        if self._rest:
+            data = self._rest + data
+        start, end, told, now_s = 0, len(data), self._told, time.perf_counter()
         while end - start >= 4:
             stop = start + 4 + int.from_bytes(data[start : start + 4], "big")
             if stop > end:
@@ -189,9 +202,12 @@ class _Line(asyncio.Protocol):
             if data[start + 8] == 0xCE:
                 number = int.from_bytes(data[start + 9 : start + 13], "big")
                 if data[start + 13] == 0xA2:
-                    self._told(number, "")
+                    told(number, "", now_s)
+                elif data.startswith(BUSY, start + 13):
+                    told(number, "busy", now_s)
                 else:
-                    self._told(number, str(msgpack.unpackb(data[start + 4 : stop])["error"]))
+                    word = str(msgpack.unpackb(data[start + 4 : stop])["error"])
+                    told(number, word, now_s)
             elif not self.greeted.done():
                 self.greeted.set_result(None)
             start = stop
@@ -210,7 +226,8 @@ class Generator:
         self._endpoints = endpoints
         self._connections = connections
         self._lines: list[_Line] = []
-        self._under_way: dict[int, tuple[float, Callable[[], object]]] = {}
+        self._under_way: dict[int, tuple[float, dict[int, None], int]] = {}
+        """When each was due, and the table and the key of :meth:`Requests.take`."""
         self._next_id = FIRST_ID
         self._counted = Counted()
         self._deadline_s = 1.0
@@ -268,8 +285,8 @@ class Generator:
         told = {line: line._told for line in self._lines}
         for line in self._lines:
 
-            def again(number: int, word: str, line: _Line = line) -> None:
-                told[line](number, word)
+            def again(number: int, word: str, now_s: float, line: _Line = line) -> None:
+                told[line](number, word, now_s)
                 if not any(owed.values()):
                     asyncio.get_running_loop().call_soon(refill)
                 owed[line] += 1
@@ -300,27 +317,29 @@ class Generator:
 
     def _send(self, line: _Line, requests: Requests, due_s: Sequence[float]) -> None:
         frames = []
+        number, under_way, full = self._next_id, self._under_way, line.full
         for when in due_s:
-            made = None if line.lost else requests.take(self._next_id)
+            made = None if full else requests.take(number)
             if made is None:
                 self._counted.unsent += 1
                 continue
-            frame, settled = made
-            self._under_way[self._next_id] = (when, settled)
-            self._next_id += 1
+            frame, table, key = made
+            under_way[number] = when, table, key
+            number += 1
             frames.append(frame)
+        self._next_id = number
         if frames and line.transport is not None:
             line.transport.write(b"".join(frames))
 
-    def _told(self, number: int, word: str) -> None:
+    def _told(self, number: int, word: str, now_s: float) -> None:
         found = self._under_way.pop(number, None)
         if found is None:
             return
-        due_s, settled = found
-        settled()
+        due_s, table, key = found
+        table.pop(key, None)
         if not self._counting:
             return
-        took_s = time.perf_counter() - due_s
+        took_s = now_s - due_s
         counted = self._counted
         if word:
             counted.errors[word] = counted.errors.get(word, 0) + 1
@@ -335,11 +354,11 @@ class Generator:
         """Whoever asked is not there any more: its number is free, an answer would be late."""
         while self._under_way:
             number = next(iter(self._under_way))
-            due_s, settled = self._under_way[number]
+            due_s, table, key = self._under_way[number]
             if due_s + self._deadline_s >= now:
                 return
             del self._under_way[number]
-            settled()
+            table.pop(key, None)
             self._counted.silent += 1
 
 

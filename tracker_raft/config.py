@@ -79,6 +79,9 @@ class WireLimits:
     request_deadline_max_s: float = 120.0
 
 
+TOGETHER_BYTES_MAX = 64 * KIB
+
+
 @dataclass(frozen=True, slots=True)
 class RaftTiming:
     """Timing of consensus on one tracker, in seconds, and what goes into one message.
@@ -96,6 +99,13 @@ class RaftTiming:
     entry_bytes_max: int = 512 * KIB
     """One Raft entry. Below half of the batch size, so the library never chunks it (S15)."""
     append_batch_bytes: int = 2 * MIB
+
+    @property
+    def together_bytes(self) -> int:
+        """Operations that share an entry, or a message between trackers; one alone may be longer.
+        To apply so many takes a tracker some 10 ms, and as long again to answer them: a second in
+        which many wait must not become one entry, for while it is applied nothing is heard."""
+        return min(TOGETHER_BYTES_MAX, self.entry_bytes_max)
 
     @property
     def heartbeat_s(self) -> float:

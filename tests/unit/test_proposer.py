@@ -7,6 +7,7 @@ from typing import Any, cast
 
 import pytest
 
+from tracker_raft.config import RaftTiming
 from tracker_raft.entries import pack_operation, unpack_entry
 from tracker_raft.machine import Applied, TrackerMachine
 from tracker_raft.raft.engine import FAIL_REASON, Engine
@@ -42,7 +43,8 @@ class Desk:
         machine = TrackerMachine()
         machine.version = 2  # as far as it goes, so no entry says so
         engine, lines = cast(Engine, self.log), cast(Lines, None)
-        self.proposer = Proposer(engine, self.intake, lambda: machine, lines, 512 * 1024)
+        together_bytes = RaftTiming().together_bytes
+        self.proposer = Proposer(engine, self.intake, lambda: machine, lines, together_bytes)
         self.proposer.begin(0.0)
 
     def write(self, count: int = 1) -> None:
@@ -105,3 +107,13 @@ def test_many_operations_do_not_wait(desk: Desk) -> None:
     desk.write(GATHER_MAX)
     desk.turn(1.0)
     assert desk.sizes == [1, GATHER_MAX]
+
+
+def test_what_waited_long_is_several_entries(desk: Desk) -> None:
+    """Broken: under overload a second's operations are one entry; while it is applied no tracker
+    hears another, and they elect a leader."""
+    desk.write(5_000)
+    desk.turn(1.0)
+    assert sum(desk.sizes) == 5_000
+    assert len(desk.sizes) > 2
+    assert max(map(len, desk.log.entries)) < 70_000

@@ -103,7 +103,7 @@ class LogWork:
             self._colleagues.ask_term(tuple(self._engine.voters), 4 * self._timing.heartbeat_s)
         elif self._engine.role is not Role.LEADER:
             self._intake.refuse_remote()
-            self._colleagues.ask_leader(self._leader(), self._timing.entry_bytes_max)
+            self._colleagues.ask_leader(self._leader(), self._timing.together_bytes)
 
     def _may_propose(self, now_s: float) -> bool:
         """What gathered for the next entry may go: the one before was committed just now."""

@@ -43,7 +43,7 @@ class Proposer:
         intake: Intake,
         machine: Callable[[], TrackerMachine],
         lines: Lines,
-        entry_bytes_max: int,
+        together_bytes: int,
     ) -> None:
         self._engine = engine
         self._intake = intake
@@ -51,7 +51,7 @@ class Proposer:
         self._lines = lines
         self._raising = False
         """The cluster version is on its way up."""
-        self._entry_bytes_max = entry_bytes_max
+        self._together_bytes = together_bytes
         self._clock = LogicalClock()
         self._expiry_asked_ms = -EXPIRY_PERIOD_MS
         self._under_way: dict[int, None] = {}
@@ -75,11 +75,12 @@ class Proposer:
         return bool(self._under_way) and now_s < self.gathered_s and waiting < GATHER_MAX
 
     def propose(self, now_s: float) -> None:
-        """Everything that waits enters the log, as few entries as the limit of one allows."""
+        """Everything that waits enters the log, in entries of ``together_bytes`` at most, or of one
+        operation."""
         stamp_ms = self._clock.stamp_ms(now_s)
         self.gathered_s = now_s + GATHER_S
         version = self._machine().version
-        while batch := self._intake.take(self._entry_bytes_max, version):
+        while batch := self._intake.take(self._together_bytes, version):
             number = self._intake.proposed(batch)
             self._under_way[number] = None
             count = sum(pending.count for pending in batch)

@@ -228,7 +228,7 @@ class Replica:
             intake=self.intake,
             reads=self.reads,
             proposer=Proposer(
-                self.engine, self.intake, lambda: self.machine, self.links, timing.entry_bytes_max
+                self.engine, self.intake, lambda: self.machine, self.links, timing.together_bytes
             ),
             colleagues=self._colleagues,
             hand_over=self._hand_over,
