@@ -50,7 +50,7 @@ class Desk:
     def write(self, count: int = 1) -> None:
         for _ in range(count):
             packed = pack_operation(1, 1, 1, {"op": "leave", "peer": "p", "content": b""})
-            self.intake.add(packed, 60.0, lambda reply, at: None)
+            self.intake.add(packed, 60.0, lambda reply, at: None, own=True)
 
     def turn(self, now_s: float) -> None:
         if len(self.intake) and not self.proposer.gathers(now_s):
