@@ -23,6 +23,8 @@ log = logging.getLogger("tracker_raft.node")
 
 ORPHAN_GRACE_S = 5.0
 """A node whose parent has gone may stop cleanly for this long."""
+EVERYWHERE = frozenset({"0.0.0.0", "::"})
+"""To listen at: every address of the machine. Nobody can connect there."""
 
 
 @click.command(short_help="Run one tracker in the foreground.")
@@ -55,7 +57,8 @@ ORPHAN_GRACE_S = 5.0
     "--raft-listen",
     envvar="P2P_NODE_RAFT_LISTEN",
     metavar="HOST:PORT",
-    help="Where it listens for the other trackers. Default: its own --member address.",
+    help="Where it listens for the other trackers. Default: its own --member address, or the port "
+    "behind that of --listen.",
 )
 @click.option(
     "--member",
@@ -210,18 +213,26 @@ def node_config(
 ) -> NodeConfig:
     """The settings meant by the options. Raises :class:`BadRequest`."""
     client_bind = Address.parse(listen)
+    advertised = Address.parse(advertise) if advertise else client_bind
+    if advertised.host in EVERYWHERE:
+        raise BadRequest(f"nobody can reach a tracker at {advertised}: name it with --advertise")
+    raft_bind = Address.parse(raft_listen) if raft_listen else None
     voters = tuple(Member.parse(text) for text in members)
     if not voters:
-        own = raft_listen or str(Address(client_bind.host, client_bind.port + 1))
-        voters = (Member(node, Address.parse(own)),)
-    own_raft = next((voter.raft for voter in voters if voter.node == node), None)
-    raft_bind = Address.parse(raft_listen) if raft_listen else own_raft
+        behind = str(Address(client_bind.host, client_bind.port + 1))
+        raft_bind = raft_bind or Address.parse(behind)
+        host = advertised.host if raft_bind.host in EVERYWHERE else raft_bind.host
+        voters = (Member(node, Address(host, raft_bind.port)),)
+    nowhere = next((voter for voter in voters if voter.raft.host in EVERYWHERE), None)
+    if nowhere is not None:
+        raise BadRequest(
+            f"nobody can reach a tracker at {nowhere.raft}: --member {nowhere.node}= wants an "
+            f"address that the others reach, --raft-listen the one to listen on"
+        )
+    raft_bind = raft_bind or next((voter.raft for voter in voters if voter.node == node), None)
     if raft_bind is None:
         ids = ", ".join(voter.node for voter in voters)
         raise BadRequest(f"members {ids}: this node, {node!r}, is not among them")
-    advertised = Address.parse(advertise) if advertise else client_bind
-    if advertised.host in ("0.0.0.0", "::"):
-        raise BadRequest(f"nobody can reach a tracker at {advertised}: name it with --advertise")
     return NodeConfig(
         node=node,
         data_dir=data_dir.absolute(),

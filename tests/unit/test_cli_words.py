@@ -10,6 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from tracker_raft.__main__ import main
+from tracker_raft.cli_node import node_config
 from tracker_raft.cli_watch import _going_on
 
 PREFIXES = ["", "models/", "two words/", "it's"]
@@ -40,6 +41,18 @@ def test_what_a_stopped_watch_says_goes_on_with_the_same_names(prefix: str) -> N
         (("backup", "b", "--data-dir", ""), "'--data-dir': it is empty"),
         (("node", "--data-dir", "d", "--join", ""), "--join: no address in ''"),
         (("node", "--data-dir", "d", "--join", " , "), "--join: no address in ' , '"),
+        (
+            (
+                "node",
+                "--data-dir",
+                "d",
+                "--listen",
+                "127.0.0.1:7000",
+                "--member",
+                "n1=0.0.0.0:7001",
+            ),
+            "nobody can reach a tracker at 0.0.0.0:7001: --member n1= wants an address",
+        ),
     ],
 )
 def test_wrong_use_is_told_and_is_status_2(
@@ -80,3 +93,21 @@ def test_a_node_without_a_directory_says_so(fails: Callable[..., str], tmp_path:
     (tmp_path / "file").touch()
     output = fails("node", "--data-dir", "file")
     assert f"data directory {tmp_path / 'file'}: it is not a directory; nothing was" in output
+
+
+@pytest.mark.parametrize(
+    ("listen", "raft_listen", "own", "bind"),
+    [
+        ("127.0.0.1:7000", None, "127.0.0.1:7001", "127.0.0.1:7001"),
+        ("127.0.0.1:7000", "0.0.0.0:7009", "far:7009", "0.0.0.0:7009"),
+        ("0.0.0.0:7000", None, "far:7001", "0.0.0.0:7001"),
+        ("[::]:7000", "[::1]:7009", "[::1]:7009", "[::1]:7009"),
+    ],
+)
+def test_a_node_alone_says_where_others_reach_it(
+    listen: str, raft_listen: str | None, own: str, bind: str, tmp_path: Path
+) -> None:
+    """Broken: who joins a cluster, or founds one, tells the others to connect to nowhere."""
+    config = node_config("n1", tmp_path, listen, raft_listen, (), "far:7000", "c", True)
+    assert [(one.node, str(one.raft)) for one in config.members] == [("n1", own)]
+    assert str(config.raft_bind) == bind
