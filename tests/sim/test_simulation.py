@@ -37,7 +37,7 @@ CAUGHT_BY: dict[str, tuple[int, ...]] = {
     "a slow disk is taken for death": (0,),
     "reads on the leader's word alone": (33, 47),
     "reads before their index is applied": (10, 21, 33),
-    "a second change before the first is committed (S14)": (21, 17),
+    "a second change before the first is committed (S14)": (48, 62, 21),
     "members change at the commit only (S14)": (9, 5),
     "a truncated change stays in force (S14)": (10, 16),
     "a snapshot without its members (S14)": (1, 50),
