@@ -328,7 +328,7 @@ class Peer:
 
     @property
     def bytes_served(self) -> int:
-        """Payload bytes of connections that have ended."""
+        """Payload bytes sent to other peers so far."""
         return self._serving.bytes_sent
 
     def close(self) -> None:

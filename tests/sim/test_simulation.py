@@ -19,10 +19,10 @@ from tests.sim.mutants import MUTANTS, NO_TERM, hunt, mutated  # noqa: E402
 from tests.sim.run import FAULTY_S, ids_of, run, shrink  # noqa: E402
 from tests.sim.stale_acknowledgements import Story  # noqa: E402
 
-FIXED_SEEDS = 60
-FRESH_SEEDS = 20
-FLIPPED_SEEDS = 20
-MEMBER_SEEDS = 20
+FIXED_SEEDS = 45
+FRESH_SEEDS = 15
+FLIPPED_SEEDS = 15
+MEMBER_SEEDS = 15
 STORY_SEEDS = range(12)
 CAUGHT_BY: dict[str, tuple[int, ...]] = {
     "the library as published": (1, *range(15, 40)),
