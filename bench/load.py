@@ -30,6 +30,8 @@ FIRST_ID = 1 << 20
 TICK_S = 0.002
 WINDOW = MachineLimits().session_window_max - 1
 PIECE_BYTES = 512 * 1024
+LOOKED_AT = 4
+"""Sessions that may be full before a write is given up."""
 BACKLOG_BYTES_MAX = 256 * 1024
 """What a connection has that its tracker does not take: nothing more is sent there."""
 BUSY = b"\xa5error\xa4busy"
@@ -149,7 +151,7 @@ class Writes(Requests):
         self._run = time.time_ns() % 10**9
 
     def take(self, number: int) -> tuple[bytes, dict[int, None], int] | None:
-        for _ in range(len(self._sessions)):
+        for _ in range(LOOKED_AT):  # to look at all would cost more than to send
             session = self._sessions[0]
             self._sessions.rotate(-1)
             numbers = session.next()

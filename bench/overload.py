@@ -26,7 +26,7 @@ from tracker_raft.client import TrackerClient
 from tracker_raft.cluster import Cluster
 
 FACTORS = (0.5, 1.0, 2.0, 4.0)
-SESSIONS = 400
+SESSIONS = 900
 CLOSED = "closed loop"
 
 
