@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import gc
 import sys
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tracker_raft.machine.name_index import NameIndex
 from tracker_raft.machine.wide_dict import WideDict, any_in, set_each, set_each_default
 
 KEYS = st.lists(st.text(max_size=3), max_size=30, unique=True)
@@ -52,13 +50,3 @@ def test_no_more_than_a_small_part_of_it_is_ever_moved_at_once() -> None:
         grown = sum(len(part) for part, a, b in zip(wide._parts, sizes, now, strict=True) if a != b)
         moved, sizes = max(moved, grown if start > 100_000 else 0), now
     assert 0 < moved < len(wide) / 4
-
-
-def test_the_collector_leaves_names_in_order_alone() -> None:
-    """Broken: each time it looks at everything, a tracker with millions of names stops."""
-    index = NameIndex()
-    index.update(f"name-{number}" for number in range(5_000))
-    assert next(index.after(None)) == "name-0"
-    gc.collect()
-    assert index._runs
-    assert not any(map(gc.is_tracked, index._runs))

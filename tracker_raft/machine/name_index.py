@@ -4,16 +4,13 @@ How it works
 ------------
 Names are looked at in order seldom (a listing, a snapshot, a pass over all) and bound all the time.
 So a new name is only put on a heap of *fresh* ones. When they are :data:`FRESH_MAX`, or somebody
-looks, they are sorted and become a *run*, in order; two runs of about the same length become
+looks, they are sorted and become a *run*, a sorted list; two runs of about the same length become
 one, up to :data:`RUN_MAX`. That is a merge sort taken in small steps: sorting what consists of two
 sorted lists is one pass over both, so a name costs a few passes in all, and no step is longer than
 one over a run. A sorted list that every name is put into at once costs three times as much, and
 twice that again with a million names, whose places are far apart in memory.
 
 Looking for a name's place is one binary search in each run: 16 of them with a million names.
-
-A run is a tuple. The garbage collector looks at every element of a list whenever it looks at all
-there is, 40 ms for a million names; a tuple of nothing but text it leaves alone.
 """
 
 from __future__ import annotations
@@ -33,7 +30,7 @@ class NameIndex:
 
     def __init__(self) -> None:
         self._fresh: list[str] = []
-        self._runs: list[tuple[str, ...]] = []
+        self._runs: list[list[str]] = []
         """Each sorted, no name in two of them; the longer ones come first."""
 
     def __len__(self) -> int:
@@ -54,10 +51,10 @@ class NameIndex:
     def remove(self, name: str) -> None:
         """Raises KeyError when it is not there."""
         self._sort()
-        for at, run in enumerate(self._runs):
+        for run in self._runs:
             place = bisect_left(run, name)
             if place < len(run) and run[place] == name:
-                self._runs[at] = run[:place] + run[place + 1 :]
+                del run[place]
                 return
         raise KeyError(name)
 
@@ -79,15 +76,17 @@ class NameIndex:
         while self._runs and len(self._runs[-1]) < 2 * len(run):
             if len(self._runs[-1]) + len(run) > RUN_MAX:
                 break
-            run = [*self._runs.pop(), *run]
-            run.sort()  # of two sorted parts: one pass
-        self._runs.append(tuple(run))
+            longer = self._runs.pop()
+            longer += run
+            longer.sort()  # of two sorted parts: one pass
+            run = longer
+        self._runs.append(run)
         self._runs.sort(key=len, reverse=True)
 
     def __repr__(self) -> str:
         return f"<NameIndex names={len(self)} runs={len(self._runs)} fresh={len(self._fresh)}>"
 
 
-def _from(run: tuple[str, ...], start: int) -> Iterator[str]:
+def _from(run: list[str], start: int) -> Iterator[str]:
     for place in range(start, len(run)):
         yield run[place]
