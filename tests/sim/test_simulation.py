@@ -19,23 +19,23 @@ from tests.sim.mutants import MUTANTS, NO_TERM, hunt, mutated  # noqa: E402
 from tests.sim.run import FAULTY_S, ids_of, run, shrink  # noqa: E402
 from tests.sim.stale_acknowledgements import Story  # noqa: E402
 
-FIXED_SEEDS = 45
+FIXED_SEEDS = 40
 FRESH_SEEDS = 15
 FLIPPED_SEEDS = 15
 MEMBER_SEEDS = 15
 STORY_SEEDS = range(12)
 CAUGHT_BY: dict[str, tuple[int, ...]] = {
-    "the library as published": (1, *range(15, 40)),
+    "the library as published": (7, 17, *range(15, 40)),
     "no trim (S1)": (1, 15, 41),
     "no clamp (S16)": (6, 5, 28),
     "snapshot installed unverified (S3)": (0, 67, 120),
     "no sync before a promise (S4)": (0, 10, 17),
     "compaction before the snapshot is durable (S6)": (0, 1, 2),
     "no checksum (S7)": (1, 5, 6),
-    "reply table dropped": (1, 0, 5),
+    "reply table dropped": (0, 1, 5),
     "no stickiness": (11,),
     "a slow disk is taken for death": (0,),
-    "reads on the leader's word alone": (33, 47),
+    "reads on the leader's word alone": (23, 33, 47),
     "reads before their index is applied": (10, 21, 33),
     "a second change before the first is committed (S14)": (48, 62, 21),
     "members change at the commit only (S14)": (9, 5),
