@@ -283,3 +283,28 @@ async def _seen(node: Node) -> None:
     node.replica.reads.read(Level.SESSION, 10_000, deadline_s, done.set_result)
     if error := await done:
         raise error
+
+
+@story
+async def test_a_hand_over_goes_on_with_the_commit_that_it_waits_for(tmp_path: Path) -> None:
+    """Broken: who stops while a write is under way hands over a sign of life later than it could,
+    when nothing else happens to come."""
+    async with cluster(tmp_path, 2) as nodes:
+        leader = await leader_of(nodes)
+        (other,) = (node for node in nodes if node is not leader)
+        await until(lambda: leader.machine.version == NEWEST and not leader.behind)
+        turns, engine = leader.replica._turns, leader.replica.engine
+        turns.turn_due = turns.work_due = lambda due_s, now_s: None  # type: ignore[method-assign]
+        if turns._timer is not None:
+            turns._timer.cancel()
+        written = asyncio.ensure_future(leader.write())
+        before = engine.last_log[1]
+        while engine.last_log[1] == before:  # noqa: ASYNC110 the next round of the loop proposes it
+            await asyncio.sleep(0)
+        assert engine.raftCommitIndex == before, "it is under way"
+        leader.replica.hand_over(other.name, WAIT_S, lambda node, error: None)
+        reply, _ = await written
+        assert "ok" in reply
+        await until(lambda: other.leads)
+        election = other.replica.status().sight.election
+        assert election is not None and election.reason == f"told to stand by {leader.name}"

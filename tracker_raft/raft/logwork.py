@@ -70,6 +70,7 @@ class LogWork:
     def do(self, now_s: float, *, everything: bool = False) -> None:
         """Hand on, commit, apply, answer, send. ``everything``: also what only time asks for."""
         engine = self._engine
+        committed = engine.raftCommitIndex
         self._intake.expire(now_s)
         self._reads.barrier.expire(now_s)
         if self.may_tick:
@@ -88,6 +89,8 @@ class LogWork:
         self._departures.flush()
         if self.may_tick and (engine.has_more or self._may_propose(now_s)):
             self._turns.ask(self.ask)
+        elif self._hand_over.waits and engine.raftCommitIndex > committed:
+            self._turns.ask(Ask.TURN)  # what it waits for may have come just now
         self._turns.work_due(self._due_s(now_s), now_s)
 
     @property
