@@ -155,7 +155,7 @@ def machine() -> dict[str, Any]:
         "memory_mib": psutil.virtual_memory().total // MIB,
         "kernel": platform.release(),
         "python": platform.python_version(),
-        "python_build": sys.version,  # by whom: one without profile guidance is a quarter slower
+        "python_build": sys.version,  # by whom: one without profile guidance is slower
         "load_1min": os.getloadavg()[0],
         "congestion_default": _read("/proc/sys/net/ipv4/tcp_congestion_control"),
     }

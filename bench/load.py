@@ -140,11 +140,11 @@ class Writes(Requests):
         frame = wire.encode(body, FRAME_BYTES_MAX)
         fields: list[bytes] = []
         shape = ">"
-        for place in [*(packed(each) for each in mark), b"00000000"]:
+        numbers = [(packed(each)[1:], "I") for each in mark]  # behind the byte that says what it is
+        for place, kind in [*numbers, (b"00000000", "8s")]:
             part, frame = frame.split(place, 1)
-            part += place[:1] * (place[0] == packed(0)[0])
             fields.append(part)
-            shape += f"{len(part)}s" + ("I" if len(place) == len(packed(0)) else "8s")
+            shape += f"{len(part)}s{kind}"
         self._a, self._b, self._c, self._d, self._e = fields
         self._tail = frame
         self._pack = struct.Struct(f"{shape}{len(frame)}s").pack
