@@ -68,8 +68,8 @@ class _Watcher:
     def __init__(self) -> None:
         self.heard: list[tuple[str, Any]] = []
 
-    def added(self, item: Any) -> None:
-        self.heard.append(("added", item))
+    def added(self, items: Any) -> None:
+        self.heard += [("added", item) for item in items]
 
     def removed(self, item: Any) -> None:
         self.heard.append(("removed", item))

@@ -23,6 +23,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from hashlib import blake2b
+from operator import itemgetter
 from typing import Any, Final, Protocol
 
 import msgpack
@@ -37,10 +38,18 @@ _MODULUS: Final = 2**256
 _BYTES: Final = 32
 
 
+_last = itemgetter(-1)
+
+
+def _hashed(value: Value) -> Value:
+    """What is hashed of an item's last value."""
+    return value[0] if isinstance(value, tuple) else value
+
+
 class Watcher(Protocol):
     """Is told of each change to the items of one kind, in order."""
 
-    def added(self, item: Item) -> None: ...
+    def added(self, items: Sequence[Item]) -> None: ...
 
     def removed(self, item: Item) -> None: ...
 
@@ -84,7 +93,7 @@ class Digest:
             self._settle()
 
     def add_many(self, items: Sequence[Item]) -> None:
-        """:meth:`add` for each, which need not wait: they are many."""
+        """:meth:`add` for each, all of one kind, which need not wait: they are many."""
         if self.watchers:  # they are told in order
             self._settle()
         self.come(items)
@@ -104,38 +113,37 @@ class Digest:
         )
         if self.watchers:
             for sign, item in waiting:
-                self._tell(sign, item)
+                if sign > 0:
+                    self._tell_added([item])
+                else:
+                    self._tell_removed(item)
 
-    def _tell(self, sign: int, item: Item) -> None:
+    def _tell_added(self, items: Sequence[Item]) -> None:
+        """These, all of one kind, are there now."""
+        watcher = self.watchers.get(items[0][0]) if items else None
+        if watcher is not None:
+            watcher.added(items)
+
+    def _tell_removed(self, item: Item) -> None:
         watcher = self.watchers.get(item[0])
         if watcher is not None:
-            if sign > 0:
-                watcher.added(item)
-            else:
-                watcher.removed(item)
+            watcher.removed(item)
 
     def _hashes(self, items: Sequence[Item]) -> list[int]:
-        pack, from_bytes = self._pack, int.from_bytes
-        return [
-            from_bytes(
-                blake2b(
-                    pack(item if type(item[-1]) is not tuple else (*item[:-1], item[-1][0])),
-                    digest_size=_BYTES,
-                ).digest(),
-                "big",
-            )
-            for item in items
-        ]
+        if tuple in map(type, map(_last, items)):
+            items = [(*item[:-1], _hashed(item[-1])) for item in items]
+        packed = map(self._pack, items)
+        digests = [blake2b(one, digest_size=_BYTES).digest() for one in packed]
+        return [*map(int.from_bytes, digests)]  # the first byte counts most
 
     # -- what parts report -----------------------------------------------------------------------
 
     def come(self, items: Sequence[Item]) -> list[int]:
-        """These items are there now; their hashes, to be handed to :meth:`go`."""
+        """These items, all of one kind, are there now; their hashes, to be handed to :meth:`go`."""
         hashes = self._hashes(items)
         self._total += sum(hashes)
         if self.watchers:
-            for item in items:
-                self._tell(1, item)
+            self._tell_added(items)
         return hashes
 
     def go(self, hashes: Iterable[int], items: Iterable[Item]) -> None:
@@ -143,7 +151,7 @@ class Digest:
         self._total -= sum(hashes)
         if self.watchers:
             for item in items:
-                self._tell(-1, item)
+                self._tell_removed(item)
 
     # -- asking ----------------------------------------------------------------------------------
 

@@ -88,5 +88,7 @@ class NameIndex:
 
 
 def _from(run: list[str], start: int) -> Iterator[str]:
-    for place in range(start, len(run)):
-        yield run[place]
+    """What ``islice`` would give, which counts its way to ``start``."""
+    names = iter(run)
+    names.__setstate__(start)  # type: ignore[attr-defined]
+    return names

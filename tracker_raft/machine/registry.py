@@ -25,6 +25,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import islice, repeat
+from operator import itemgetter
 from typing import Any, Final
 
 import msgpack
@@ -52,7 +53,7 @@ from tracker_raft.machine.name_index import NameIndex
 from tracker_raft.machine.names import History, NewName, Tags, bound, not_found, room
 from tracker_raft.machine.settings import Settings
 from tracker_raft.machine.snapshot_cursor import Row, Table
-from tracker_raft.machine.wide_dict import WideDict, any_in, set_each
+from tracker_raft.machine.wide_dict import WideDict, any_in, get_each, set_each
 
 Homes = list[dict[str, bytes]]
 """Where names stand, one for each."""
@@ -362,11 +363,15 @@ class Registry:
 
     def tables(self) -> tuple[Table, ...]:
         """``files``: (name, history) in name order."""
-        return (Table("files", "file", lambda item: item[1], self._rows_after),)
+        return (Table("files", "file", itemgetter(1), self._rows_after, self._many_after),)
 
     def _rows_after(self, name: str | None) -> Iterator[tuple[str, Row]]:
         for found in self._names.after(name):
             yield found, (found, self._files[found])
+
+    def _many_after(self, name: str | None, most: int) -> tuple[list[str], list[Row]]:
+        names = [*islice(self._names.after(name), most)]
+        return names, [*zip(names, get_each(self._files.homes(names), names), strict=True)]
 
     def load(self, rows: Iterable[tuple[str, bytes]]) -> None:
         """Add rows of a snapshot, in order, to a registry that has none of them."""

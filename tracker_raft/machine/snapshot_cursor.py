@@ -15,6 +15,10 @@ written. Of the first change beyond it the row that was there is kept, or that t
 Each slice merges the rows kept with those of the table. It looks its place up anew by the
 position: an iterator that lived on from slice to slice would break under the changes.
 
+Most tables are one: millions of names, to which others are added meanwhile and from which hardly
+one is taken. So rows are taken many at once, and one by one only where some that were kept belong
+between them.
+
 What to re-check when you change it: that the digest is told of a row that goes before the one
 that takes its place; that ``key`` and ``after`` of each table agree on one order, which is the
 order of the format; and that rows passed over count as work done, or one slice passes thousands.
@@ -22,6 +26,7 @@ order of the format; and that rows passed over count as work done, or one slice 
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from heapq import heappop, heappush
@@ -51,6 +56,9 @@ class Table:
     after: Callable[[Key | None], Iterable[tuple[Key, Row | None]]]
     """The rows beyond a key, or all for None, each with its own key. A row may be None: nothing
     stands there, but coming past it was work."""
+    many: Callable[[Key | None, int], tuple[Sequence[Key], Sequence[Row]]] | None = None
+    """The keys and rows of the next so many, or of all that are left, none of them None; for a
+    table whose rows are many and stay."""
 
 
 class SnapshotCursor:
@@ -120,23 +128,70 @@ class SnapshotCursor:
         self._watching.clear()
 
     def _slice(self, rows_max: int) -> bytes:
-        passed = 0
+        left = rows_max
         while self._tables:
             table, memory = self._tables[-1]
-            for row in _merged(table, memory):
-                passed += 1
-                if row is not None:
-                    self._writer.add(row)
-                    if self._writer.full:
-                        return self._writer.block(table.kind)
-                if passed == rows_max:
-                    return b""
-            self._tables.pop()
-            del self._watching[table.item]
-            if not self._writer.empty:
+            passed = self._pass(table, memory, min(left, self._writer.room))
+            if self._writer.full:
                 return self._writer.block(table.kind)
+            left -= passed
+            if not left:
+                return b""
+            if not passed:
+                self._tables.pop()
+                del self._watching[table.item]
+                if not self._writer.empty:
+                    return self._writer.block(table.kind)
         self._ended = True
         return self._writer.end(self.state_hash)
+
+    def _pass(self, table: Table, memory: _Memory, most: int) -> int:
+        """Come past ``most`` rows at most; past how many. 0: it is the end of the table."""
+        if table.many is None:
+            return self._merge(memory, table.after(memory.position), most)
+        keys, rows = table.many(memory.position, most)
+        last = len(keys) < most
+        if memory.gone and (last or memory.gone[0] <= keys[-1]):
+            return self._merge(memory, zip(keys, rows, strict=True), most, last=last)
+        self._add(memory, keys, rows)
+        return len(keys)
+
+    def _merge(
+        self,
+        memory: _Memory,
+        found: Iterable[tuple[Key, Row | None]],
+        most: int,
+        *,
+        last: bool = True,
+    ) -> int:
+        """Come past these rows one by one, and past those kept that belong between them;
+        ``last``: and past those kept that come behind."""
+        passed = 0
+        for row in _merged(memory, found, last):
+            passed += 1
+            if row is not None:
+                self._writer.add(row)
+            if passed == most or self._writer.full:
+                break
+        return passed
+
+    def _add(self, memory: _Memory, keys: Sequence[Key], rows: Sequence[Row]) -> None:
+        """Come past these rows at once, or as far as the block has room. None is kept that belongs
+        between them."""
+        before = memory.before
+        later = [key for key in keys if key in before] if before else []
+        if later:
+            pairs = zip(keys, rows, strict=True)
+            rows = [row for key, row in pairs if key not in before]
+        taken = self._writer.add_many(rows)
+        if taken < len(rows):
+            there = [key for key in keys if key not in before]
+            memory.position = there[taken - 1]
+            later = [key for key in later if key < memory.position]
+        elif keys:
+            memory.position = keys[-1]
+        for key in later:
+            del before[key]
 
     @property
     def kept(self) -> int:
@@ -173,19 +228,24 @@ class _Memory:
         elif self.before[key] is None:
             del self.before[key]
 
-    def added(self, item: Item) -> None:
-        key = self.key(item)
-        if (self.position is None or key > self.position) and key not in self.before:
-            self.before[key] = None
+    def added(self, items: Iterable[Item]) -> None:
+        keys: Iterable[Key] = map(self.key, items)
+        if self.position is not None:
+            position = self.position
+            keys = [key for key in keys if key > position]
+        deque(map(self.before.setdefault, keys), maxlen=0)
 
 
-def _merged(table: Table, memory: _Memory) -> Iterator[Row | None]:
-    """The rows as they were, from the position on; None for what is passed over.
+def _merged(
+    memory: _Memory, found: Iterable[tuple[Key, Row | None]], last: bool
+) -> Iterator[Row | None]:
+    """These rows of the table and those kept that belong between them, as they were; ``last``:
+    those behind them as well. None for what is passed over.
 
     The position is that of the row just yielded, so this can be left at any row.
     """
     before, gone = memory.before, memory.gone
-    for key, row in table.after(memory.position):
+    for key, row in found:
         while gone and gone[0] < key:
             yield _kept(memory)
         if gone and gone[0] == key:
@@ -197,7 +257,7 @@ def _merged(table: Table, memory: _Memory) -> Iterator[Row | None]:
                 yield None
             else:
                 yield row
-    while gone:
+    while last and gone:
         yield _kept(memory)
 
 

@@ -17,7 +17,7 @@ The format has a number of its own. Another one is refused before anything else 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from hashlib import blake2b
 from typing import Any, Final
 
@@ -36,6 +36,8 @@ BLOCK_BYTES: Final = 256 * 1024
 """A block is closed by the row that takes it over this."""
 BLOCK_ROWS: Final = 1_000
 """Or by the row with this number: loading a block is one step, and short rows take as long."""
+_LUMP_ROWS: Final = 64
+"""So many rows are packed by one call, before it is known whether they fit."""
 _FRAME_BYTES_MAX: Final = 4 * BLOCK_BYTES
 """No row comes near it: the longest is a reply with all versions of a name, some 20 KB."""
 _SEAL_BYTES: Final = 16
@@ -54,11 +56,10 @@ class Writer:
 
     def __init__(self) -> None:
         self._seal = b""
-        self._packer = msgpack.Packer(use_bin_type=True, autoreset=False)
+        self._pack = msgpack.Packer(use_bin_type=True).pack
         self._begin()
 
     def _begin(self) -> None:
-        self._packer.reset()
         self._rows = self._bytes = 0
         self._parts: list[bytes] = []
 
@@ -72,12 +73,32 @@ class Writer:
         """:meth:`block` must be called now."""
         return self._bytes >= BLOCK_BYTES or self._rows >= BLOCK_ROWS
 
+    @property
+    def room(self) -> int:
+        """So many rows fit at most."""
+        return BLOCK_ROWS - self._rows
+
     def add(self, row: tuple[Any, ...]) -> None:
-        self._packer.pack(row)
-        self._parts.append(self._packer.bytes())
-        self._packer.reset()
-        self._rows += 1
-        self._bytes += len(self._parts[-1])
+        self._put(self._pack(row), 1)
+
+    def add_many(self, rows: Sequence[tuple[Any, ...]]) -> int:
+        """:meth:`add` for each, of :attr:`room` at most, until :attr:`full`; for how many."""
+        for start in range(0, len(rows), _LUMP_ROWS):
+            lump = rows[start : start + _LUMP_ROWS]
+            packed = self._pack(lump)[_header_bytes(len(lump)) :]
+            if self._bytes + len(packed) < BLOCK_BYTES:
+                self._put(packed, len(lump))
+                continue
+            for at, row in enumerate(lump, start + 1):
+                self.add(row)
+                if self.full:
+                    return at
+        return len(rows)
+
+    def _put(self, packed: bytes, rows: int) -> None:
+        self._parts.append(packed)
+        self._rows += rows
+        self._bytes += len(packed)
 
     def head(self, fields: dict[str, int]) -> bytes:
         number = FORMAT_VERSIONED if "cluster_version" in fields else FORMAT
@@ -85,8 +106,7 @@ class Writer:
 
     def block(self, kind: str) -> bytes:
         """The rows added since the last block, as one of this kind."""
-        self._packer.pack_array_header(self._rows)
-        body = self._packer.bytes() + b"".join(self._parts)
+        body = _array_header(self._rows) + b"".join(self._parts)
         self._begin()
         return self._sealed(kind, body)
 
@@ -97,6 +117,16 @@ class Writer:
         self._seal = _seal(self._seal, kind, body)
         message = {"kind": kind, "body": body, "seal": self._seal}
         return wire.encode(message, _FRAME_BYTES_MAX)
+
+
+def _array_header(count: int) -> bytes:
+    header: bytes = msgpack.Packer().pack_array_header(count)
+    return header
+
+
+def _header_bytes(count: int) -> int:
+    """Of an array of so many, up to :data:`_LUMP_ROWS`."""
+    return 1 if count < 16 else 3
 
 
 class Reader:

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Sequence
-from operator import contains, setitem
+from operator import contains, getitem, setitem
 from typing import Final, Generic, TypeVar
 
 PARTS: Final = 64
@@ -70,6 +70,11 @@ class WideDict(Generic[K, V]):
 def any_in(homes: Sequence[dict[K, V]], keys: Iterable[K]) -> bool:
     """Whether one of ``keys`` is there."""
     return any(map(contains, homes, keys))
+
+
+def get_each(homes: Sequence[dict[K, V]], keys: Iterable[K]) -> list[V]:
+    """The value of each of ``keys``, all of which are there."""
+    return [*map(getitem, homes, keys)]
 
 
 def set_each(homes: Sequence[dict[K, V]], keys: Iterable[K], values: Iterable[V]) -> None:
