@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Sequence
 from operator import contains, getitem, setitem
-from typing import Final, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 PARTS: Final = 64
 _MASK: Final = PARTS - 1
@@ -33,7 +33,7 @@ class WideDict(Generic[K, V]):
     __slots__ = ("_parts",)
 
     def __init__(self) -> None:
-        self._parts: list[dict[K, V]] = [{} for _ in range(PARTS)]
+        self._parts: list[dict[K, V]] = [_part() for _ in range(PARTS)]
 
     def __len__(self) -> int:
         return sum(map(len, self._parts))
@@ -65,6 +65,14 @@ class WideDict(Generic[K, V]):
 
     def __repr__(self) -> str:
         return f"<WideDict keys={len(self)} parts={PARTS}>"
+
+
+def _part() -> dict[Any, Any]:
+    """An empty dict that keeps the hash of each key, as a dict of text alone does not: that would
+    ask the text itself, which is far away in memory, each time that it passes a key."""
+    part: dict[Any, Any] = {0: None}
+    del part[0]
+    return part
 
 
 def any_in(homes: Sequence[dict[K, V]], keys: Iterable[K]) -> bool:
