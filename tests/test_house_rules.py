@@ -24,7 +24,6 @@ MODULE_LINES_MAX = 400
 FUNCTION_LINES_MAX = 60
 
 LONGER_MODULES = {
-    "tracker_raft/raft/engine.py": 440,  # one table: every private name of the library
     "tracker_raft/raft/replica.py": 445,  # where all parts of one node are joined and take turns
 }
 """Modules that may be longer, each with its own limit and the reason."""
@@ -107,6 +106,7 @@ PURE: dict[str, set[str]] = {
     "tracker_raft/raft/agreement.py": set(),
     "tracker_raft/raft/ballots.py": set(),
     "tracker_raft/raft/clock.py": set(),
+    "tracker_raft/raft/courtesy.py": set(),
     "tracker_raft/raft/configuration.py": set(),
     "tracker_raft/raft/election.py": set(),
     "tracker_raft/raft/filters.py": set(),

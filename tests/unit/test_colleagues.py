@@ -154,7 +154,7 @@ def test_a_message_that_makes_no_sense_costs_the_link_and_no_more(
     office.colleagues.received("n2", message)
     assert [node for node, _ in office.lines.dropped] == ["n2"]
     assert office.lines.sent == []
-    assert len(office.intake) == 0
+    assert len(office.intake.waiting) == 0
 
 
 @pytest.mark.parametrize(
@@ -182,7 +182,7 @@ def test_only_one_known_operation_comes_into_the_log(
     office.lead()
     message = {"type": "forward", "batch": 4, "left_ms": 1000, "ops": (packed, OPEN)}
     office.colleagues.received("n2", message)
-    assert len(office.intake) == 1, "the other operation of the batch is not held up"
+    assert len(office.intake.waiting) == 1, "the other operation of the batch is not held up"
     (pending,) = office.intake.take(1000)
     pending.answer({"ok": {}}, (7, 0))
     ((node, answer),) = office.lines.sent
@@ -392,10 +392,10 @@ def test_what_was_asked_of_the_leader_before_is_done_by_the_one_that_leads_now(
     office.intake.add(OPEN, 110.0, lambda reply, at: None)
     office.barrier.add(Waiter(200.0, lambda index, error: granted.append(index)))
     office.colleagues.ask_leader("n2", 1000)
-    assert (len(office.intake), len(office.barrier)) == (0, 0)
+    assert (len(office.intake.waiting), len(office.barrier.waiting)) == (0, 0)
     office.lead()
     office.colleagues.ask_term(("n2", "n3"), 1.0)
-    assert len(office.intake) == 1
+    assert len(office.intake.waiting) == 1
     assert [m["type"] for _, m in office.lines.sent] == ["forward", "read", "probe", "probe"]
 
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from engine_driver import REGULAR, Member, acknowledgement, append, entry
 
-from tracker_raft.raft.engine import APPLY_BYTES_MAX, COMMIT_TOLD_S, Role
+from tracker_raft.raft.engine import Role
+from tracker_raft.raft.log_motion import APPLY_BYTES_MAX, COMMIT_TOLD_S
 
 
 @pytest.fixture
@@ -19,15 +20,15 @@ def member(tmp_path: Path) -> Iterator[Member]:
     member.close()
 
 
-def test_commit_would_move_only_when_the_next_tick_moves_it(member: Member) -> None:
+def test_it_advances_only_when_the_next_tick_moves_the_commit_index(member: Member) -> None:
     """Broken: a leader waits a heartbeat for a commit it could make now, or ticks for nothing."""
     term = member.lead()
-    assert not member.engine.commit_would_move()
+    assert not member.engine.advances
     member.filtered("n2", acknowledgement(term, 3))
-    assert member.engine.commit_would_move()
+    assert member.engine.advances
     member.engine.doTick(0)
     assert member.engine.raftCommitIndex == 2
-    assert not member.engine.commit_would_move()
+    assert not member.engine.advances
 
 
 def test_a_follower_catching_up_on_older_terms_moves_no_commit(member: Member) -> None:
@@ -39,11 +40,11 @@ def test_a_follower_catching_up_on_older_terms_moves_no_commit(member: Member) -
     member.follow([1, 1, 1, 1])
     term = member.lead()
     member.filtered("n2", acknowledgement(term, 5))
-    assert not member.engine.commit_would_move()
+    assert not member.engine.advances
     member.engine.doTick(0)
     assert member.engine.raftCommitIndex == 1
     member.filtered("n2", acknowledgement(term, member.journal.last_index + 1))
-    assert member.engine.commit_would_move()
+    assert member.engine.advances
 
 
 def test_an_acknowledgement_does_not_send_what_is_in_flight_again(member: Member) -> None:

@@ -76,7 +76,7 @@ def test_what_is_over_a_limit_is_refused_and_not_taken_in(answers: Answers) -> N
     intake.expire(2)
     assert answers.words == {"a": "no_leader", "b": "no_leader"}
     intake.add(b"c", 3, answers.sink("c"))
-    assert len(intake) == 1, "what was answered takes no place"
+    assert len(intake.waiting) == 1, "what was answered takes no place"
 
 
 def test_what_is_under_way_counts_wherever_it_is(answers: Answers) -> None:
@@ -137,7 +137,7 @@ def test_a_discarded_entry_is_tried_again_and_is_not_in_doubt(answers: Answers) 
     """Broken: a write that certainly did not happen is reported as unknown."""
     intake = filled(answers, "a", "b")
     intake.discarded(intake.proposed(intake.take(100)))
-    assert len(intake) == 2
+    assert len(intake.waiting) == 2
     intake.expire(11)
     assert answers.words == {"a": "no_leader", "b": "no_leader"}
 
@@ -196,7 +196,7 @@ def test_the_leaders_answers_are_handed_on(answers: Answers) -> None:
     replies = [({"ok": 1}, (5, 0)), ({"error": "conflict"}, (5, 1)), (UNKNOWN, (5, 2))]
     assert intake.returned(number, replies, "n2")
     assert answers.words == {"done": "ok", "refused": "conflict", "unknown": "outcome_unknown"}
-    assert len(intake) == 0
+    assert len(intake.waiting) == 0
 
 
 def test_only_who_was_given_operations_answers_for_them(answers: Answers) -> None:
@@ -229,11 +229,11 @@ def test_a_lost_link_or_another_leader_brings_back_what_was_forwarded(answers: A
     intake.forwarded(intake.take(1), "n2")
     intake.forwarded(intake.take(1), "n3")
     intake.link_lost("n4")
-    assert len(intake) == 0
+    assert len(intake.waiting) == 0
     intake.link_lost("n2")
     assert packed(intake.take(100)) == [b"a"]
     intake.leader_is("n3")
-    assert len(intake) == 0
+    assert len(intake.waiting) == 0
     intake.leader_is("n2")
     (pending,) = intake.take(100)
     assert (pending.packed, pending.unknown) == (b"b", True)

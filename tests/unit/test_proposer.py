@@ -53,7 +53,7 @@ class Desk:
             self.intake.add(packed, 60.0, lambda reply, at: None, own=True)
 
     def turn(self, now_s: float) -> None:
-        if len(self.intake) and not self.proposer.gathers(now_s):
+        if len(self.intake.waiting) and not self.proposer.gathers(now_s):
             self.proposer.propose(now_s)
 
     @property

@@ -93,9 +93,9 @@ def test_a_question_whose_answers_got_lost_is_asked_anew(asked: Asked) -> None:
     three = barrier(asked, "a")
     lost = three.begin_round(5, 1.0)
     three.retry_rounds(1.0)
-    assert len(three) == 0
+    assert len(three.waiting) == 0
     three.retry_rounds(1.1)
-    assert len(three) == 1
+    assert len(three.waiting) == 1
     again = three.begin_round(6, 1.2)
     assert lost is not None
     assert again is not None
@@ -112,7 +112,7 @@ def test_a_deposed_leader_keeps_its_own_reads_and_returns_those_of_others(asked:
     number = three.begin_round(5, 0.0)
     three.lost_leadership()
     assert asked.granted == [("of another", "no_leader")]
-    assert len(three) == 1
+    assert len(three.waiting) == 1
     assert number is not None
     three.confirmed(number, "n2")
     three.confirmed(number, "n3")
@@ -126,17 +126,17 @@ def test_a_follower_asks_again_when_there_was_no_answer(asked: Asked) -> None:
     """Broken: a read asked of a dead or deposed leader waits for its deadline."""
     three = barrier(asked, "a")
     assert not three.told(three.ask_leader("n2"), None, "n2")
-    assert len(three) == 1
+    assert len(three.waiting) == 1
     number = three.ask_leader("n2")
     three.link_lost("n3")
     three.leader_is("n2")
-    assert len(three) == 0
+    assert len(three.waiting) == 0
     three.link_lost("n2")
-    assert len(three) == 1
+    assert len(three.waiting) == 1
     assert three.told(number, 5, "n2"), "too late, and nobody waits for it"
     three.ask_leader("n3")
     three.leader_is(None)
-    assert (len(three), asked.granted) == (1, [])
+    assert (len(three.waiting), asked.granted) == (1, [])
 
 
 def test_only_who_was_asked_grants_a_read(asked: Asked) -> None:
@@ -166,7 +166,7 @@ def test_every_read_is_answered_by_its_deadline_wherever_it_waits(asked: Asked) 
     three.told(asking, 9, "n2")
     three.refuse_all(ShuttingDown("stops"))
     assert asked.granted[3:] == [("longer", "shutting_down")]
-    assert len(three) == 0
+    assert len(three.waiting) == 0
 
 
 def test_a_read_waits_until_its_index_is_applied_here() -> None:

@@ -192,7 +192,7 @@ class Colleagues:
                 "ops": [pending.packed for pending in batch],
             }
             self._lines.send(leader, message)
-        if len(self._barrier):
+        if self._barrier.waiting:
             number = self._barrier.ask_leader(leader)
             self._lines.send(leader, {"type": "read", "number": number})
 
@@ -218,7 +218,7 @@ class Colleagues:
         self._barrier.leader_is(None)
         now_s = self._now()
         self._barrier.retry_rounds(now_s - round_after_s)
-        if not len(self._barrier):
+        if not self._barrier.waiting:
             return
         number = self._barrier.begin_round(self._engine.raftCommitIndex, now_s)
         if number is not None:

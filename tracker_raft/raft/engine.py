@@ -1,8 +1,8 @@
 """PySyncObj as this project drives it: ticked by hand, no thread, no socket, no pickle.
 
-The only module that knows the library's private names. It is written against one version of
-the library's source (``pysyncobj==0.3.17``); ``tests/unit/test_engine_guard.py`` fails with a
-clear text when the installed source is another.
+With :mod:`log_motion`, on which it stands, the only module that knows the library's private names.
+It is written against one version of the library's source (``pysyncobj==0.3.17``);
+``tests/unit/test_engine_guard.py`` fails with a clear text when the installed source is another.
 
 Seams used: the transport, ``createJournal``, ``doTick(0)``, the name-mangled
 ``__doApplyCommand``, ``__tryLogCompaction``, ``__generateRaftTimeout`` and the two deadlines.
@@ -17,11 +17,12 @@ import time
 import zlib
 from collections.abc import Callable, Collection
 from enum import Enum
+from operator import attrgetter
 from typing import Any, NoReturn
 
 import pysyncobj.serializer
 import pysyncobj.syncobj
-from pysyncobj import FAIL_REASON, SyncObj, SyncObjConf
+from pysyncobj import FAIL_REASON, SyncObjConf
 from pysyncobj.node import Node
 from pysyncobj.transport import Transport
 
@@ -30,6 +31,7 @@ from tracker_raft.errors import Unsupported
 from tracker_raft.raft import configuration
 from tracker_raft.raft.filters import Message
 from tracker_raft.raft.journal import SegmentJournal
+from tracker_raft.raft.log_motion import LogMotion
 
 REGULAR, NO_OP = 0, 1
 _REGULAR = bytes((REGULAR,))
@@ -37,19 +39,14 @@ MEMBERS = configuration.KIND[0]
 INERT = frozenset({NO_OP, 2, 3, MEMBERS})
 """Kinds that only move their index on: the library's own, and members, which are in force from
 their append on."""
-APPLY_BYTES_MAX = 64 * 1024
-"""Commands applied in one tick: about 10 ms of work for the state machine."""
-ENTRY_BYTES_LEAST = 64
-"""What an entry counts for at least, however short its command."""
-COMMIT_TOLD_S = 0.001
-"""Followers are told of a new commit index after this time, or with what they are sent before. Told
-at once it would be a message of its own for each entry, as dear to all as the entry."""
 NEVER_S = 1e12
 """The library's own election time-out."""
 
 
 class Member(Node):  # type: ignore[misc]  # the library is untyped
     """A node whose hash is the same in every process: the library iterates over sets of them."""
+
+    id = property(attrgetter("_id"))  # asked for dozens of times for each write
 
     def __init__(self, id: str) -> None:
         super().__init__(id)
@@ -116,7 +113,7 @@ pysyncobj.syncobj.pickle = _NoPickle
 pysyncobj.serializer.pickle = _NoPickle
 
 
-class Engine(SyncObj):  # type: ignore[misc]  # the library is untyped
+class Engine(LogMotion):
     """One node's consensus. ``applier(index, payload)`` returns what a proposer's callback gets."""
 
     def __init__(
@@ -193,31 +190,6 @@ class Engine(SyncObj):  # type: ignore[misc]  # the library is untyped
             raise Unsupported(f"entry {index} is of kind {command[0]}: a newer version wrote it")
         return self._applier(index, command[1:] if command[0] == REGULAR else None)
 
-    def _SyncObj__applyLogEntries(self) -> Any:
-        """Apply a slice of what is committed, not all of it in one tick.
-
-        A node that comes back has a whole log to apply. It votes, acknowledges and answers pings
-        meanwhile, which none of that waits for; blocked for seconds it would be taken for dead.
-        """
-        committed = self.raftCommitIndex
-        if committed == self.raftLastApplied:
-            return False
-        self._SyncObj__raftCommitIndex = self._slice_end()
-        try:
-            return super()._SyncObj__applyLogEntries()
-        finally:
-            self._SyncObj__raftCommitIndex = committed
-
-    def _slice_end(self) -> int:
-        """Index up to which one tick applies: one entry, and more while they are small."""
-        end: int = self._SyncObj__raftLastApplied
-        committed, size = self._SyncObj__raftCommitIndex, 0
-        position = end - self._log.first_index + 1
-        while end < committed and size < APPLY_BYTES_MAX:
-            size += len(self._log[position][0]) + ENTRY_BYTES_LEAST
-            position, end = position + 1, end + 1
-        return end
-
     def _follower_lags(self, node: Member) -> None:
         """``node`` needs what the journal has no more. Going on from the end lets the library's
         loop end, which would otherwise fill the link with empty messages for a whole period; the
@@ -258,6 +230,7 @@ class Engine(SyncObj):  # type: ignore[misc]  # the library is untyped
         self.members.update((node, self.nodes[node]) for node in sorted({*voters, *learners}))
         self._SyncObj__otherNodes = set(self.voters.values())
         self._SyncObj__readonlyNodes = {self.nodes[node] for node in learners}
+        self._followers = [*(self._SyncObj__otherNodes | self._SyncObj__readonlyNodes)]
         for node in self.members.keys() - before.keys():
             member = self.members[node]
             self._SyncObj__raftNextIndex[member] = self._log.last_index + 1
@@ -303,35 +276,9 @@ class Engine(SyncObj):  # type: ignore[misc]  # the library is untyped
             return float(self._SyncObj__newAppendEntriesTime)
         return math.inf
 
-    @property
-    def standing(self) -> tuple[object, ...]:
-        """Role, leader and term: what elections go by."""
-        return self._SyncObj__raftState, self._SyncObj__raftLeader, self._SyncObj__raftCurrentTerm
-
     def matched(self, node: Member) -> int:
         """As the leader: index up to which the log of ``node`` is known to be the same."""
         return int(self._SyncObj__raftMatchIndex.get(node, 0))
-
-    @property
-    def applies_more(self) -> bool:
-        """Whether something committed was left for the next tick to apply."""
-        return bool(self._SyncObj__raftLastApplied < self._SyncObj__raftCommitIndex)
-
-    def commit_would_move(self) -> bool:
-        """Whether the next tick of this leader will raise the commit index.
-
-        Only an entry of the leader's own term moves it (Raft paper, 5.4.2). Without that check
-        the answer would stay yes, and the loop spin, while a follower catches up on older terms.
-        """
-        committed, last = self._SyncObj__raftCommitIndex, self._log.last_index
-        if self.role is not Role.LEADER or last <= committed:
-            return False
-        matched = self._SyncObj__raftMatchIndex
-        match = [last, *(matched[node] for node in self._SyncObj__otherNodes)]
-        agreed = sorted(match, reverse=True)[len(match) // 2]
-        if agreed <= committed:
-            return False
-        return bool(self._log.term_at(agreed) == self._SyncObj__raftCurrentTerm)
 
     # -- what the replica does -------------------------------------------------------------------
 
@@ -340,39 +287,6 @@ class Engine(SyncObj):  # type: ignore[misc]  # the library is untyped
         sends it. ``callback`` gets what the applier returned, or why it did not; it may never come
         when another one leads."""
         return self.enter(_REGULAR + payload, callback)
-
-    def enter(self, command: bytes, callback: Callable[[Any, int], None]) -> int:
-        """The same for a command of any kind; one of members is in force when this returns. The
-        library would queue it for the end of a tick, and so send it in the one after."""
-        if self.role is not Role.LEADER:
-            raise RuntimeError("an entry proposed by a node that does not lead")
-        index, term = self._log.last_index + 1, self.raftCurrentTerm
-        self._SyncObj__commandsWaitingCommit[index].append((term, callback))
-        self._log.add(command, index, term)
-        return index
-
-    def send_now(self) -> None:
-        """Let the next tick of a leader send what is new, not only when its period is over."""
-        self._SyncObj__newAppendEntriesTime: float = 0.0
-
-    def send_what_is_new(self, now_s: float) -> None:
-        """Before a tick: let it send new entries, and soon a commit index that it will raise."""
-        if self._log.last_index != self._last_index_seen:
-            self.send_now()
-            self._last_index_seen = self._log.last_index
-        elif self.commit_would_move():
-            due_s = self._SyncObj__newAppendEntriesTime
-            self._SyncObj__newAppendEntriesTime = min(due_s, now_s + COMMIT_TOLD_S)
-
-    @property
-    def advances(self) -> bool:
-        """Whether a tick would commit or apply something."""
-        return self.applies_more or self.commit_would_move()
-
-    @property
-    def has_more(self) -> bool:
-        """After a tick: whether there is work for another one at once."""
-        return self._log.last_index != self._last_index_seen or self.advances
 
     def stand(self, *, forced: bool = False) -> None:
         """Let the next tick raise the term and ask for votes; ``forced``: at once everywhere."""

@@ -161,7 +161,8 @@ class Intake:
         self.pending_max = pending_max
         self.pace = Pace(pending_max)
         self.operation_bytes_max = operation_bytes_max
-        self._waiting: deque[Pending] = deque()
+        self.waiting: deque[Pending] = deque()
+        """What waits to be handed on, answered ones not yet swept included; to be read only."""
         self._due: deque[Pending] = deque()
         """All that came in order of their deadlines, as they nearly always do."""
         self._due_early: list[tuple[float, int, Pending]] = []
@@ -170,10 +171,6 @@ class Intake:
         self._proposed: dict[int, Batch] = {}
         self._forwarded: dict[int, tuple[str, Batch]] = {}
         self._numbers = 0
-
-    def __len__(self) -> int:
-        """Operations waiting to be handed on (answered ones not yet swept included)."""
-        return len(self._waiting)
 
     def add(
         self,
@@ -215,7 +212,7 @@ class Intake:
 
     def _take_in(self, pending: Pending) -> None:
         self.pace.taken(pending.count)
-        self._waiting.append(pending)
+        self.waiting.append(pending)
         if not self._due or pending.deadline_s >= self._due[-1].deadline_s:
             self._due.append(pending)
         else:
@@ -233,7 +230,7 @@ class Intake:
         """The next operations that fit into ``bytes_max`` together, oldest first. What a cluster at
         ``version`` must not be given is refused."""
         batch: Batch = []
-        size, waiting = 0, self._waiting
+        size, waiting = 0, self.waiting
         while waiting:
             pending = waiting[0]
             if version < versions.NEWEST and (early := versions.refusal(pending.word, version)):
@@ -281,13 +278,13 @@ class Intake:
 
     def refuse_remote(self) -> None:
         """This node does not lead: operations of other trackers go back to them."""
-        for pending in [p for p in self._waiting if p.remote]:
+        for pending in [p for p in self.waiting if p.remote]:
             pending.refuse(NoLeader("this tracker does not lead; not run"))
 
     def give_back(self) -> None:
         """No leader is reachable from here for some time; others may reach one. What waits goes
         back to its clients, who know the others."""
-        for pending in list(self._waiting):
+        for pending in list(self.waiting):
             if pending.handed_on or pending.unknown:
                 pending.refuse(
                     OutcomeUnknown("the leader was lost and none is reachable from here")
@@ -328,8 +325,9 @@ class Intake:
 
         None: no leader is reachable.
         """
-        for asked in {asked for asked, _ in self._forwarded.values()} - {leader}:
-            self.link_lost(asked)
+        if self._forwarded:
+            for asked in {asked for asked, _ in self._forwarded.values()} - {leader}:
+                self.link_lost(asked)
 
     def link_lost(self, node: str) -> None:
         """The link to ``node`` broke: what was forwarded over it is tried again."""
@@ -348,8 +346,8 @@ class Intake:
             self._expire(due.popleft())
         while early and (early[0][2].answered or early[0][0] <= now_s):
             self._expire(heapq.heappop(early)[2])
-        while self._waiting and self._waiting[0].answered:
-            self._waiting.popleft()  # or a long time without a leader would leave it full of them
+        while self.waiting and self.waiting[0].answered:
+            self.waiting.popleft()  # or a long time without a leader would leave it full of them
 
     @staticmethod
     def _expire(pending: Pending) -> None:
@@ -373,13 +371,13 @@ class Intake:
                 pending.refuse(OutcomeUnknown("the tracker stopped before the log answered"))
             else:
                 pending.refuse(error)
-        self._waiting.clear()
+        self.waiting.clear()
         self._proposed.clear()
         self._forwarded.clear()
 
     def _all(self) -> Iterator[Pending]:
         forwarded = (batch for _, batch in self._forwarded.values())
-        for batch in (self._waiting, *self._proposed.values(), *forwarded):
+        for batch in (self.waiting, *self._proposed.values(), *forwarded):
             yield from list(batch)
 
     def _put_back(self, batch: Batch, *, unknown: bool) -> None:
@@ -395,4 +393,4 @@ class Intake:
                     else NoLeader("this tracker does not lead any more; not run")
                 )
             else:
-                self._waiting.appendleft(pending)
+                self.waiting.appendleft(pending)

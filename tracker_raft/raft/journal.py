@@ -67,14 +67,20 @@ class SegmentJournal(Journal):  # type: ignore[misc]  # the library is untyped
         self.full = False
         """No room for the next segment; :meth:`flush` asks again."""
         self._files = SegmentFiles(storage, identity, segment_bytes)
-        self._entries: list[LogEntry] = []
+        self.entries: list[LogEntry] = []
+        """The log in memory, oldest first; to be read only. Not an accessor, nor are the next two,
+        because every write asks for them dozens of times."""
+        self.first_index = 0
+        self.last_index = 0
         self._vote: Vote = (0, None)
         self._pending: deque[Body] = deque()
-        self._added = 0
+        self.position = 0
+        """How much was added since opening; durable once :attr:`durable` reaches it."""
         self.bytes_added = 0
         """Bytes of all that was added since opening."""
-        self._durable = 0
-        self._durable_index = 0
+        self.durable = 0
+        self.durable_index = 0
+        """Every entry up to here is durable as it stands in the log."""
         self._flushing = False
         self._cuts: deque[tuple[int, int]] = deque()
         """(position, index the log was cut back to) of every truncation not durable yet."""
@@ -89,7 +95,7 @@ class SegmentJournal(Journal):  # type: ignore[misc]  # the library is untyped
             raise LocalError(f"the journal cannot be opened: {error}") from error
         self._cuts.clear()
         self._vote = self._files.vote
-        self._durable_index = self.last_index
+        self.durable_index = self.last_index
 
     def _replay(self, record: Record) -> None:
         match record.kind:
@@ -120,33 +126,11 @@ class SegmentJournal(Journal):  # type: ignore[misc]  # the library is untyped
         """Space on disk, at least: each segment is reserved whole."""
         return self._files.disk_bytes
 
-    @property
-    def position(self) -> int:
-        """How much was added since opening; durable once :attr:`durable` reaches it."""
-        return self._added
-
-    @property
-    def durable(self) -> int:
-        return self._durable
-
-    @property
-    def durable_index(self) -> int:
-        """Every entry up to here is durable as it stands in the log."""
-        return self._durable_index
-
-    @property
-    def first_index(self) -> int:
-        return self._entries[0][1] if self._entries else 0
-
-    @property
-    def last_index(self) -> int:
-        return self._entries[-1][1] if self._entries else 0
-
     def term_at(self, index: int) -> int | None:
         """Term of the entry at ``index``; None when it is not in the log."""
         position = index - self.first_index
-        if self._entries and 0 <= position < len(self._entries):
-            return self._entries[position][2]
+        if self.entries and 0 <= position < len(self.entries):
+            return self.entries[position][2]
         return None
 
     # -- durability ------------------------------------------------------------------------------
@@ -219,37 +203,46 @@ class SegmentJournal(Journal):  # type: ignore[misc]  # the library is untyped
         self.full = False
         self.syncs += 1
         self._files.ended(batch)
-        self._durable += len(batch.bodies)
-        index = self._durable_index
+        self.durable += len(batch.bodies)
+        index = self.durable_index
         for body in batch.bodies:
             if body.kind is Kind.TRUNCATE:
                 index = min(index, records.read_index_of(body) - 1)
             elif body.kind is not Kind.VOTE:
                 index = records.read_index_of(body)
-        while self._cuts and self._cuts[0][0] <= self._durable:
+        while self._cuts and self._cuts[0][0] <= self.durable:
             self._cuts.popleft()
-        self._durable_index = min([index, *(cut for _, cut in self._cuts)])
+        self.durable_index = min([index, *(cut for _, cut in self._cuts)])
         return None
 
     def _add(self, body: Body) -> None:
         self._pending.append(body)
-        self._added += 1
+        self.position += 1
         self.bytes_added += len(body.data)
 
     # -- the log in memory -----------------------------------------------------------------------
 
     def _append(self, entry: LogEntry) -> None:
-        if self._entries and entry[1] != self._entries[-1][1] + 1:
-            raise ValueError(f"entry {entry[1]} follows entry {self._entries[-1][1]}")
-        self._entries.append(entry)
+        if self.entries and entry[1] != self.entries[-1][1] + 1:
+            raise ValueError(f"entry {entry[1]} follows entry {self.entries[-1][1]}")
+        self.entries.append(entry)
+        self.last_index = entry[1]
+        if len(self.entries) == 1:
+            self.first_index = entry[1]
 
     def _drop_from(self, index: int) -> None:
-        del self._entries[max(0, index - self.first_index) :]
-        self._durable_index = min(self._durable_index, index - 1)
-        self._cuts.append((self._added + 1, index - 1))
+        del self.entries[max(0, index - self.first_index) :]
+        self._shortened()
+        self.durable_index = min(self.durable_index, index - 1)
+        self._cuts.append((self.position + 1, index - 1))
 
     def _start_at(self, index: int, term: int) -> None:
-        self._entries = [(NO_OP, index, term)]
+        self.entries = [(NO_OP, index, term)]
+        self._shortened()
+
+    def _shortened(self) -> None:
+        self.first_index = self.entries[0][1] if self.entries else 0
+        self.last_index = self.entries[-1][1] if self.entries else 0
 
     def restart_at(self, index: int, term: int) -> None:
         """A snapshot up to ``index``, an entry of ``term``, replaces the whole log."""
@@ -262,8 +255,9 @@ class SegmentJournal(Journal):  # type: ignore[misc]  # the library is untyped
 
         Returns the files that hold nothing else, for the caller to delete.
         """
-        del self._entries[: max(0, min(index - self.first_index, len(self._entries) - 1))]
-        return self._files.forget_before(min(self.first_index, self._durable_index))
+        del self.entries[: max(0, min(index - self.first_index, len(self.entries) - 1))]
+        self._shortened()
+        return self._files.forget_before(min(self.first_index, self.durable_index))
 
     # -- the interface of pysyncobj.journal.Journal ----------------------------------------------
 
@@ -279,12 +273,12 @@ class SegmentJournal(Journal):  # type: ignore[misc]  # the library is untyped
         self.added((command, idx, term))
 
     def clear(self) -> None:
-        if self._entries:
+        if self.entries:
             self.deleteEntriesFrom(0)
 
     def deleteEntriesFrom(self, entryFrom: int) -> None:
-        if entryFrom < len(self._entries):
-            index = self._entries[entryFrom][1]
+        if entryFrom < len(self.entries):
+            index = self.entries[entryFrom][1]
             self._drop_from(index)
             self._add(records.truncate(index))
             self.cut(index)
@@ -297,10 +291,10 @@ class SegmentJournal(Journal):  # type: ignore[misc]  # the library is untyped
     @overload
     def __getitem__(self, item: slice) -> list[LogEntry]: ...
     def __getitem__(self, item: int | slice) -> LogEntry | list[LogEntry]:
-        return self._entries[item]
+        return self.entries[item]
 
     def __len__(self) -> int:
-        return len(self._entries)
+        return len(self.entries)
 
     def setCurrentTerm(self, term: int, votedForNodeId: str | None) -> None:
         self._vote = term, votedForNodeId
@@ -324,5 +318,5 @@ class SegmentJournal(Journal):  # type: ignore[misc]  # the library is untyped
     def __repr__(self) -> str:
         return (
             f"<SegmentJournal {self.first_index}..{self.last_index} "
-            f"durable={self._durable_index} segments={self.segments}>"
+            f"durable={self.durable_index} segments={self.segments}>"
         )

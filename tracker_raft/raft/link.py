@@ -162,9 +162,11 @@ class Link(asyncio.Protocol):
             self.links.refused_by(node, message)
         raise BadRequest("refused")
 
-    def send(self, message: Message) -> None:
-        """Queue a frame; :meth:`flush` writes. Raises :class:`TooLarge`, nothing queued."""
+    def send(self, message: Message) -> bool:
+        """Queue a frame, and say whether it is the first; :meth:`flush` writes. Raises
+        :class:`TooLarge`, nothing queued."""
         self._out.append(wire.encode(message, self.links.config.limits.link_frame_bytes_max))
+        return len(self._out) == 1
 
     def flush(self) -> None:
         if self._out and self._transport is not None:

@@ -74,6 +74,8 @@ class Links:
         self._started = False
         self.loop = asyncio.get_running_loop()
         self._live: dict[str, Link] = {}
+        self._unsent: list[Link] = []
+        """Those that something was queued for since :meth:`flush`."""
         self._connected: tuple[str, ...] = ()
         """Its keys in order; asked for in every turn."""
         self._boots: dict[str, str] = {}
@@ -145,12 +147,15 @@ class Links:
         link = self._live.get(node)
         if link is None:
             return False
-        link.send(message)
+        if link.send(message):
+            self._unsent.append(link)
         return True
 
     def flush(self) -> None:
-        for link in list(self._live.values()):
-            link.flush()
+        if self._unsent:
+            links, self._unsent = self._unsent, []
+            for link in links:
+                link.flush()
 
     def backlog(self, node: str) -> int:
         link = self._live.get(node)

@@ -27,7 +27,7 @@ log = logging.getLogger("tracker_raft.replica")
 
 class LogWork:
     """``leader()`` gives the leader that is reachable; ``ticked()`` is called behind a tick in
-    which everything was looked at."""
+    which everything was looked at; ``give_way()`` lets other processes have the processor."""
 
     def __init__(
         self,
@@ -45,6 +45,7 @@ class LogWork:
         timing: RaftTiming,
         leader: Callable[[], str | None],
         ticked: Callable[[], None],
+        give_way: Callable[[], object],
     ) -> None:
         self._engine = engine
         self._journal = journal
@@ -59,6 +60,7 @@ class LogWork:
         self._timing = timing
         self._leader = leader
         self._ticked = ticked
+        self._give_way = give_way
         self._leading = False
         """The no-op of its own term is applied, and time goes on from there."""
 
@@ -69,24 +71,30 @@ class LogWork:
 
     def do(self, now_s: float, *, everything: bool = False) -> None:
         """Hand on, commit, apply, answer, send. ``everything``: also what only time asks for."""
-        engine = self._engine
-        committed = engine.raftCommitIndex
+        engine, departures = self._engine, self._departures
+        committed, applied = engine.raftCommitIndex, engine.raftLastApplied
         self._intake.expire(now_s)
         self._reads.barrier.expire(now_s)
         if self.may_tick:
             if engine.role is Role.FOLLOWER:
-                self._departures.flush()  # what is new is kept before the rest is applied
-            if everything or len(self._intake) or len(self._reads.barrier):
+                departures.flush()  # what is new is kept before the rest is applied
+                if engine.applies_more:
+                    self._give_way()  # the leader may wait for this processor
+            if everything or self._intake.waiting or self._reads.barrier.waiting:
                 self._hand_on(now_s)
             engine.send_what_is_new(now_s)
             if self.may_tick:  # what was just handed on may have to wait for this disk alone
-                engine.doTick(0)
+                if everything:
+                    engine.doTick(0)
+                else:
+                    engine.move_log(now_s)
             if everything:
                 self._ticked()
-            self._roll.step()
-            self._note_leadership(now_s, everything=everything)
+            if everything or engine.raftLastApplied != applied:
+                self._roll.step()
+                self._note_leadership(now_s, everything=everything)
             self._reads.wake(now_s)
-        self._departures.flush()
+        departures.flush()
         if self.may_tick and (engine.has_more or self._may_propose(now_s)):
             self._turns.ask(self.ask)
         elif self._hand_over.waits and engine.raftCommitIndex > committed:
@@ -110,8 +118,9 @@ class LogWork:
 
     def _may_propose(self, now_s: float) -> bool:
         """What gathered for the next entry may go: the one before was committed just now."""
-        leading = self._leading and self._engine.leads and not self._hand_over.paused
-        return leading and len(self._intake) > 0 and not self._proposer.gathers(now_s)
+        if not (self._leading and self._intake.waiting) or self._hand_over.paused:
+            return False
+        return self._engine.leads and not self._proposer.gathers(now_s)
 
     def _note_leadership(self, now_s: float, *, everything: bool) -> None:
         engine = self._engine
@@ -136,7 +145,7 @@ class LogWork:
             due_s = now_s + self._timing.heartbeat_s
         if (deadline_s := self._intake.next_deadline_s()) is not None:
             due_s = min(due_s, deadline_s)
-        if len(self._intake) or len(self._reads):
+        if self._intake.waiting or len(self._reads):
             due_s = min(due_s, now_s + WAITING_S)
             if self._leading and self._proposer.gathers(now_s):
                 due_s = min(due_s, self._proposer.gathered_s)

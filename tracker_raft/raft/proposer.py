@@ -25,6 +25,8 @@ GATHER_MAX = 512
 """So many do not wait."""
 EXPIRY_PERIOD_MS = 200
 """Entries that only move time on, so that something due expires, are at least this far apart."""
+EXPIRY_LOOK_MS = 20
+"""Nor is it looked more often than this whether something is due."""
 
 
 def packed(outcome: Outcome) -> Reply:
@@ -53,7 +55,8 @@ class Proposer:
         """The cluster version is on its way up."""
         self._together_bytes = together_bytes
         self._clock = LogicalClock()
-        self._expiry_asked_ms = -EXPIRY_PERIOD_MS
+        self._expiry_from_ms = 0
+        """From then on it is looked again whether something expires."""
         self._under_way: dict[int, None] = {}
         """Numbers of the entries proposed in this term and not settled yet."""
         self.gathered_s = 0.0
@@ -71,8 +74,9 @@ class Proposer:
 
     def gathers(self, now_s: float) -> bool:
         """Whether what waits is to wait for more."""
-        waiting = len(self._intake)
-        return bool(self._under_way) and now_s < self.gathered_s and waiting < GATHER_MAX
+        if not self._under_way or now_s >= self.gathered_s:
+            return False
+        return len(self._intake.waiting) < GATHER_MAX
 
     def propose(self, now_s: float) -> None:
         """Everything that waits enters the log, in entries of ``together_bytes`` at most, or of one
@@ -88,10 +92,11 @@ class Proposer:
             self._engine.propose(entry, partial(self._settled, number))
         if version < NEWEST and not self._raising:
             self._raise_version(version, stamp_ms)
-        since_ms = stamp_ms - self._expiry_asked_ms
-        if since_ms >= EXPIRY_PERIOD_MS and self._machine().is_due(stamp_ms):
-            self._expiry_asked_ms = stamp_ms
-            self._engine.propose(pack_entry(stamp_ms, []), lambda result, reason: None)
+        if stamp_ms >= self._expiry_from_ms:
+            due = self._machine().is_due(stamp_ms)
+            self._expiry_from_ms = stamp_ms + (EXPIRY_PERIOD_MS if due else EXPIRY_LOOK_MS)
+            if due:
+                self._engine.propose(pack_entry(stamp_ms, []), lambda result, reason: None)
 
     def _raise_version(self, version: int, stamp_ms: int) -> None:
         """As far as the software of all members goes; not at all while one is out of sight."""

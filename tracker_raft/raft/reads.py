@@ -63,7 +63,8 @@ class ReadBarrier:
         self.members = members
         self._voters: frozenset[str] | None = None
         """The others that count; None: whoever confirms."""
-        self._waiting: list[Waiter] = []
+        self.waiting: list[Waiter] = []
+        """To be read only."""
         self._rounds: dict[int, _Round] = {}
         self._asked: dict[int, tuple[str, list[Waiter]]] = {}
         self._numbers = 0
@@ -74,17 +75,14 @@ class ReadBarrier:
         for number in list(self._rounds):
             self._settle(number)
 
-    def __len__(self) -> int:
-        return len(self._waiting)
-
     def add(self, waiter: Waiter) -> None:
-        self._waiting.append(waiter)
+        self.waiting.append(waiter)
 
     # -- on the leader ---------------------------------------------------------------------------
 
     def begin_round(self, commit: int, now_s: float) -> int | None:
         """Start a round for all that wait. Returns its number to probe with, or None: no need."""
-        waiters, self._waiting = self._waiting, []
+        waiters, self.waiting = self.waiting, []
         if self.members == 1:
             for waiter in waiters:
                 waiter.answer(commit)
@@ -112,19 +110,19 @@ class ReadBarrier:
     def retry_rounds(self, asked_before_s: float) -> None:
         """Rounds asked that long ago lost their probes with a link: ask anew."""
         for number in [n for n, r in self._rounds.items() if r.asked_s < asked_before_s]:
-            self._waiting.extend(self._rounds.pop(number).waiters)
+            self.waiting.extend(self._rounds.pop(number).waiters)
 
     def lost_leadership(self) -> None:
         for number in list(self._rounds):
-            self._waiting.extend(self._rounds.pop(number).waiters)
-        for waiter in self._waiting:
+            self.waiting.extend(self._rounds.pop(number).waiters)
+        for waiter in self.waiting:
             if waiter.remote:
                 waiter.answer(None, NoLeader("this tracker does not lead any more"))
-        self._waiting = [waiter for waiter in self._waiting if not waiter.answered]
+        self.waiting = [waiter for waiter in self.waiting if not waiter.answered]
 
     def give_back(self) -> None:
         """No leader is reachable from here for some time: what waits is answered so."""
-        waiting, self._waiting = self._waiting, []
+        waiting, self.waiting = self.waiting, []
         for waiter in waiting:
             waiter.answer(None, NoLeader("no leader is reachable from here"))
 
@@ -133,8 +131,8 @@ class ReadBarrier:
     def ask_leader(self, leader: str) -> int:
         """All that wait are asked of ``leader`` in one question, by this number."""
         self._numbers += 1
-        self._asked[self._numbers] = leader, self._waiting
-        self._waiting = []
+        self._asked[self._numbers] = leader, self.waiting
+        self.waiting = []
         return self._numbers
 
     def told(self, number: int, index: int | None, node: str) -> bool:
@@ -146,7 +144,7 @@ class ReadBarrier:
             return True
         _, waiters = self._asked.pop(number)
         if index is None:
-            self._waiting.extend(waiters)
+            self.waiting.extend(waiters)
             return False
         for waiter in waiters:
             waiter.answer(index)
@@ -154,21 +152,22 @@ class ReadBarrier:
 
     def leader_is(self, leader: str | None) -> None:
         """What was asked of anyone else is to be asked again. None: no leader is reachable."""
-        for asked in {asked for asked, _ in self._asked.values()} - {leader}:
-            self.link_lost(asked)
+        if self._asked:
+            for asked in {asked for asked, _ in self._asked.values()} - {leader}:
+                self.link_lost(asked)
 
     def link_lost(self, node: str) -> None:
         """The link to ``node`` broke: what was asked over it is to be asked again."""
         for number, (asked, waiters) in list(self._asked.items()):
             if asked == node:
                 del self._asked[number]
-                self._waiting.extend(waiters)
+                self.waiting.extend(waiters)
 
     # -- deadlines -------------------------------------------------------------------------------
 
     def expire(self, now_s: float) -> None:
         """Answer with an error every read whose deadline is over."""
-        if not (self._waiting or self._asked or self._rounds):
+        if not (self.waiting or self._asked or self._rounds):
             return
         for group in self._groups():
             for waiter in group:
@@ -182,11 +181,11 @@ class ReadBarrier:
         for group in self._groups():
             for waiter in group:
                 waiter.answer(None, error)
-        self._waiting, self._asked, self._rounds = [], {}, {}
+        self.waiting, self._asked, self._rounds = [], {}, {}
 
     def _groups(self) -> list[list[Waiter]]:
         asked = [waiters for _, waiters in self._asked.values()]
-        return [self._waiting, *asked, *(r.waiters for r in self._rounds.values())]
+        return [self.waiting, *asked, *(r.waiters for r in self._rounds.values())]
 
 
 class AppliedWaiters:
@@ -205,6 +204,8 @@ class AppliedWaiters:
 
     def wake(self, applied: int, now_s: float) -> None:
         """Answer what ``applied`` covers, and with an error what is over its deadline."""
+        if not self._heap:
+            return
         while self._heap and self._heap[0][0] <= applied:
             heappop(self._heap)[3](None)
         late = [waiter for waiter in self._heap if waiter[2] <= now_s]
@@ -241,7 +242,7 @@ class Reads:
 
     def __len__(self) -> int:
         """Reads that wait for something to arrive here."""
-        return len(self.barrier) + len(self._waiters)
+        return len(self.barrier.waiting) + len(self._waiters)
 
     def read(self, level: Level, seen: int, deadline_s: float, done: ReadDone) -> None:
         """Call ``done`` once: when the machine may be queried at ``level``, or with an error.

@@ -70,6 +70,7 @@ class Replica:
         links: Lines,
         scheduler: Scheduler,
         on_fatal: Callable[[str], None],
+        give_way: Callable[[], object] = lambda: None,
     ) -> None:
         self.config = config
         self.machine = recovered.machine
@@ -113,7 +114,7 @@ class Replica:
         self.members = self._make_members(membership)
         self._inbox = self._make_inbox()
         self._departures = self._make_departures()
-        self._work = self._make_work()
+        self._work = self._make_work(give_way)
         self.kick()
 
     def _make_engine(self, membership: Membership) -> Engine:
@@ -220,7 +221,7 @@ class Replica:
             later=self._turns.guarded,
         )
 
-    def _make_work(self) -> LogWork:
+    def _make_work(self, give_way: Callable[[], object]) -> LogWork:
         timing = self.config.timing
         return LogWork(
             self.engine,
@@ -238,6 +239,7 @@ class Replica:
             timing=timing,
             leader=lambda: self.leader,
             ticked=self._watch.ticked,
+            give_way=give_way,
         )
 
     # -- operations and reads --------------------------------------------------------------------
