@@ -106,6 +106,7 @@ PURE: dict[str, set[str]] = {
     "tracker_raft/raft/agreement.py": set(),
     "tracker_raft/raft/ballots.py": set(),
     "tracker_raft/raft/clock.py": set(),
+    "tracker_raft/raft/away.py": set(),
     "tracker_raft/raft/courtesy.py": set(),
     "tracker_raft/raft/configuration.py": set(),
     "tracker_raft/raft/election.py": set(),

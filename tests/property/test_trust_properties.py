@@ -5,7 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tracker_raft.raft.trust import AWAY_MIN_S, BYTES_MAX, RUN_MIN, STALL_S, DiskTrust
+from tracker_raft.raft.away import MIN_S as AWAY_MIN_S
+from tracker_raft.raft.trust import BYTES_MAX, RUN_MIN, STALL_S, DiskTrust
 
 SYNCS = st.lists(
     st.tuples(

@@ -6,7 +6,8 @@ import random
 
 import pytest
 
-from tracker_raft.raft.courtesy import AWAY_MAX_S, AWAY_MIN_S, SOON_S, Courtesy
+from tracker_raft.raft import away
+from tracker_raft.raft.courtesy import AWAY_MAX_S, SOON_S, Courtesy
 
 
 class Machine:
@@ -60,7 +61,7 @@ def test_nobody_is_let_pass_for_a_while_behind_some_late_times(machine: Machine)
         machine.entries(1, 0.001)
     assert machine.times < 20
     machine.take_s = [0.0]
-    machine.entries(int(0.9 * AWAY_MIN_S / 0.001), 0.001)
+    machine.entries(int(0.9 * away.MIN_S / 0.001), 0.001)
     assert machine.times == before
     machine.entries(1_000, 0.001)
     assert machine.times > before

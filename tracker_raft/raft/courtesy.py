@@ -7,13 +7,15 @@ trackers and one client on two processors a write takes a seventh less by it.
 
 Who gives way to work that is in no hurry gets the processor back after milliseconds, and would be
 late for the next entry each time. So it is measured, as :mod:`trust` measures the disk: where more
-than a few of the recent times took longer than :data:`SOON_S`, nobody is let pass for
-:data:`AWAY_MIN_S`, and for twice as long as the last time when that comes often.
+than a few of the recent times took longer than :data:`SOON_S`, nobody is let pass for a second, and
+for twice as long as the last time when that comes often (:mod:`away`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+
+from tracker_raft.raft.away import Away
 
 SOON_S = 0.001
 """A leader is done in a third of this. Linux lets a process that is always busy run for longer."""
@@ -21,10 +23,7 @@ LATE_SHARE = 0.2
 """Of the recent times at most so many may take longer."""
 RECENT = 32
 """So many are recent, about."""
-AWAY_MIN_S = 1.0
 AWAY_MAX_S = 300.0
-OFTEN = 64
-"""What comes within so many times the last time away comes often."""
 
 
 class Courtesy:
@@ -35,26 +34,19 @@ class Courtesy:
         self._now = now
         self._late = 0.0
         """The share of the recent times that took too long."""
-        self._away_s = 0.0
-        """How long the last time away was to be."""
-        self._away_until_s = 0.0
+        self._away = Away(AWAY_MAX_S)
 
     def give_way(self) -> None:
         """Let others have the processor, if they give it back soon as a rule."""
         begun_s = self._now()
-        if begun_s < self._away_until_s:
+        if begun_s < self._away.until_s:
             return
         self._yield_now()
         now_s = self._now()
         self._late += ((now_s - begun_s > SOON_S) - self._late) / RECENT
         if self._late > LATE_SHARE:
             self._late = 0.0
-            often = now_s < self._away_until_s + OFTEN * self._away_s
-            self._away_s = min(max(AWAY_MIN_S, 2 * self._away_s * often), AWAY_MAX_S)
-            self._away_until_s = now_s + self._away_s
+            self._away.begin(now_s)
 
     def __repr__(self) -> str:
-        return (
-            f"<Courtesy late={self._late:.0%} away={self._away_s:g}s "
-            f"until {self._away_until_s:.3f}>"
-        )
+        return f"<Courtesy late={self._late:.0%} away={self._away!r}>"

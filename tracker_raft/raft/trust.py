@@ -10,9 +10,10 @@ So the loop waits for the disk as long as that proved to be short, wherever the 
   :data:`FAST_S`. What the hand-overs cost is a tenth of a millisecond or two, and as much again on
   a machine whose processors are all busy, where a sync seems to take longer, too. Where it does
   take longer the loop has better things to do meanwhile.
-* A *stall*, one sync of :data:`STALL_S`, ends it for :data:`AWAY_MIN_S`, and so does a run of slow
-  ones; for twice as long as the last time when that comes often. A stall that comes meanwhile
-  begins that time anew.
+* A *stall*, one sync of :data:`STALL_S`, ends it for a second, and for twice as long as the last
+  time when that comes often (:mod:`away`). A stall that comes meanwhile begins that time anew.
+* So does a run of slow ones, but for :data:`AWAY_SLOW_MAX_S` at most: a tracker that many clients
+  kept busy for a minute would else leave the lone one behind them to the thread for five.
 
 **What it costs**: the first stall after a good while holds the loop, once. One that is shorter than
 an election time-out delays what arrives meanwhile, and no more. A longer one on the leader is an
@@ -21,6 +22,8 @@ stalls every few minutes or more often hardly one of them meets the loop.
 """
 
 from __future__ import annotations
+
+from tracker_raft.raft.away import Away
 
 BYTES_MAX = 128 * 1024
 """A larger batch is always written beside the loop, and says nothing about the next small one."""
@@ -33,10 +36,9 @@ STALL_S = 0.02
 """Less than half the time between two signs of life. On a machine that others keep busy a process
 waits for its turn now and then for half as long, whatever its disk."""
 RUN_MIN = 32
-AWAY_MIN_S = 1.0
 AWAY_MAX_S = 300.0
-OFTEN = 64
-"""What comes within so many times the last time away comes often."""
+AWAY_SLOW_MAX_S = 8.0
+"""A run of slow ones is the work of a busy machine as a rule, and over with it."""
 
 
 class DiskTrust:
@@ -47,9 +49,8 @@ class DiskTrust:
         """The share of slow ones among the recent syncs."""
         self._run = 0
         """Syncs since the last stall."""
-        self._away_s = 0.0
-        """How long the last time away was to be."""
-        self._away_until_s = 0.0
+        self._stalled = Away(AWAY_MAX_S)
+        self._was_slow = Away(AWAY_SLOW_MAX_S)
 
     def allows(self, size: int, now_s: float) -> bool:
         """Whether the loop may wait for a sync of ``size`` bytes now."""
@@ -57,7 +58,8 @@ class DiskTrust:
             self._run >= RUN_MIN
             and self._slow <= SLOW_SHARE
             and size <= BYTES_MAX
-            and now_s >= self._away_until_s
+            and now_s >= self._stalled.until_s
+            and now_s >= self._was_slow.until_s
         )
 
     def took(self, seconds: float, size: int, now_s: float) -> None:
@@ -69,18 +71,12 @@ class DiskTrust:
         self._run += 1
         if seconds >= STALL_S:
             self._run = 0
-            self._stay_away(now_s)
+            self._stalled.begin(now_s)
         elif trusted and self._slow > SLOW_SHARE:
-            self._stay_away(now_s)
-
-    def _stay_away(self, now_s: float) -> None:
-        if now_s >= self._away_until_s:
-            often = now_s < self._away_until_s + OFTEN * self._away_s
-            self._away_s = min(max(AWAY_MIN_S, 2 * self._away_s * often), AWAY_MAX_S)
-        self._away_until_s = now_s + self._away_s
+            self._was_slow.begin(now_s)
 
     def __repr__(self) -> str:
         return (
             f"<DiskTrust slow={self._slow:.0%} run={self._run} "
-            f"away={self._away_s:g}s until {self._away_until_s:.3f}>"
+            f"stalled={self._stalled!r} was_slow={self._was_slow!r}>"
         )
