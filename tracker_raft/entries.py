@@ -17,8 +17,7 @@ as long to decode and two thirds more bytes.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgpack
 
@@ -41,8 +40,9 @@ LoggedOperation = tuple[int, int, int, Body]
 """One operation as it stands in an entry: session, seq, low, body."""
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
+    """Not a dataclass: one is made for each entry, and a frozen one takes four times as long."""
+
     time_ms: int
     operations: tuple[LoggedOperation, ...]
 
@@ -133,7 +133,13 @@ def _check(rows: tuple[Any, ...], bodies_are: frozenset[type]) -> None:
     Python's own loops do it: every tracker looks at every operation."""
     if not rows:
         return
-    if {*map(type, rows)} == {tuple} and {*map(len, rows)} == {4}:
+    if len(rows) == 1 and type(rows[0]) is tuple and len(rows[0]) == 4:
+        session, seq, low, body = rows[0]
+        whole = type(session) is type(seq) is type(low) is int
+        right = whole and min(session, seq, low) >= 0 and max(session, seq, low) < _BELOW
+        if right and type(body) in bodies_are:
+            return
+    elif {*map(type, rows)} == {tuple} and {*map(len, rows)} == {4}:
         sessions, seqs, lows, bodies = zip(*rows, strict=True)
         numbers = (*sessions, *seqs, *lows)
         if (

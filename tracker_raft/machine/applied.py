@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from tracker_raft.machine.names import NewName, bound
 
@@ -13,9 +12,8 @@ Outcome = dict[str, Any] | NewName
 answer needs it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Applied:
-    """What one entry did."""
+class Applied(NamedTuple):
+    """What one entry did. Not a dataclass, as :class:`~tracker_raft.entries.Entry` is none."""
 
     outcomes: tuple[Outcome, ...]
     """One for each operation."""

@@ -27,6 +27,11 @@ NewName = tuple[str, bytes, int, int, int, str, str]
 """A name that is not bound, and the first seven fields of its publish."""
 
 
+def first_fields(wanted: Publish) -> NewName:
+    numbers = wanted.size, wanted.manifest_bytes, wanted.piece_bytes
+    return (wanted.name, wanted.content, *numbers, wanted.owner, wanted.group)
+
+
 def bound(file: NewName) -> dict[str, Any]:
     """The answer to a publish that bound ``file``."""
     name, content, size, manifest_bytes, piece_bytes, owner, group = file

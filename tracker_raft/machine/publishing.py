@@ -14,8 +14,9 @@ from collections.abc import Sequence
 from itertools import compress, repeat
 from typing import Any, Final
 
-from tracker_raft.commands import Publish, plain_columns
+from tracker_raft.commands import Publish, is_plain, plain_columns
 from tracker_raft.entries import LoggedOperation
+from tracker_raft.errors import P2PError
 from tracker_raft.machine.applied import Outcome
 from tracker_raft.machine.names import NewName
 from tracker_raft.machine.registry import Registry
@@ -33,6 +34,8 @@ def is_candidate(operation: LoggedOperation) -> bool:
 
 def are_candidates(operations: Sequence[LoggedOperation]) -> bool:
     """:func:`is_candidate` for all, and there are some."""
+    if len(operations) == 1:
+        return is_candidate(operations[0])
     bodies: list[Any] = [operation[3] for operation in operations]
     if {*map(type, bodies)} != {tuple} or {*map(len, bodies)} != {FIELDS}:
         return False
@@ -48,6 +51,9 @@ def run_together(
 ) -> list[Outcome] | None:
     """What became of publishes (:func:`is_candidate`) that stand at ``first`` and behind it in the
     entry that runs; None: they must be taken one after the other, and nothing was done."""
+    if len(operations) == 1:
+        done = _run_alone(operations[0], first, sessions, registry, now_ms)
+        return None if done is None else [done]
     numbers, seqs, lows, bodies = zip(*operations, strict=True)
     if len({*zip(numbers, seqs, strict=True)}) < len(operations):
         return None
@@ -69,3 +75,28 @@ def run_together(
     registry.bind(homes, [*columns, none, none], positions)
     sessions.record_bound(numbers, seqs, bound)
     return [reply or file for reply, file in zip(replies, files, strict=True)]
+
+
+def _run_alone(
+    operation: LoggedOperation,
+    position: int,
+    sessions: SessionTable,
+    registry: Registry,
+    now_ms: int,
+) -> Outcome | None:
+    """The same of one: with one client every entry is this, and steps for many cost it twice as
+    much."""
+    number, seq, low, body = operation
+    _, name, *fields = body
+    if not is_plain((name, *fields, "", "", False)) or not registry.is_free(name):
+        return None
+    try:
+        reply = sessions.recall(number, seq, low, now_ms)
+    except P2PError as error:
+        return error.to_wire()
+    if reply is not None:
+        return reply
+    file: NewName = (name, *fields, "", "")
+    registry.bind_one(file, position)
+    sessions.record_bound((number,), (seq,), (file,))
+    return file

@@ -87,12 +87,13 @@ class Registry:
         self._settings = settings
         self._marks = marks
         self._files: WideDict[str, bytes] = WideDict()
+        self._count = 0
         self._names = NameIndex()
         self._contents = ContentIndex()
         self._pack = msgpack.Packer(use_bin_type=True).pack
 
     def __len__(self) -> int:
-        return len(self._files)
+        return self._count
 
     # -- writes -----------------------------------------------------------------------------------
 
@@ -105,17 +106,8 @@ class Registry:
         newest = history.kept[-1]
         if newest.content == wanted.content:
             return {"file": newest.to_wire(), "created": False}
-        record = FileRecord(
-            wanted.name,
-            history.highest + 1,
-            wanted.content,
-            wanted.size,
-            wanted.manifest_bytes,
-            wanted.piece_bytes,
-            wanted.owner,
-            wanted.group,
-            history.tags,
-        )
+        rest = naming.first_fields(wanted)[1:]
+        record = FileRecord(wanted.name, history.highest + 1, *rest, history.tags)
         stay = room(wanted.name, history, *self._kept_max())
         self._replace(wanted.name, history, record.version, [*stay, record])
         return {"file": record.to_wire(), "created": True}
@@ -140,24 +132,39 @@ class Registry:
         return history
 
     def _bind(self, wanted: Publish) -> dict[str, Any]:
-        name, fields = wanted.name, (wanted.content, wanted.size, wanted.manifest_bytes)
-        file: NewName = (name, *fields, wanted.piece_bytes, wanted.owner, wanted.group)
-        homes = self.homes([name])
-        if homes is None:
+        file = naming.first_fields(wanted)
+        if not self.is_free(wanted.name):
             raise LimitReached(
-                f"{len(self._files)} names, limit {self._limits.files_max}; "
-                f"{name!r} was not published"
+                f"{self._count} names, limit {self._limits.files_max}; "
+                f"{wanted.name!r} was not published"
             )
-        self.bind(homes, [*zip(file)], self._changes.place[1:])
+        self.bind_one(file, self._changes.place[1])
         return bound(file)
 
     def homes(self, names: Sequence[str]) -> Homes | None:
         """Where these names, all different, are to stand (:meth:`bind`); None: not all of them can
         be bound for the first time."""
-        if len(names) > self._limits.files_max - len(self._files):
+        if len(names) > self._limits.files_max - self._count:
             return None
         homes = self._files.homes(names)
         return None if any_in(homes, names) else homes
+
+    def is_free(self, name: str) -> bool:
+        """Whether ``name`` can be bound for the first time (:meth:`bind_one`)."""
+        return name not in self._files and self._count < self._limits.files_max
+
+    def bind_one(self, file: NewName, position: int) -> None:
+        """:meth:`bind` one name, which :meth:`is_free`."""
+        name, content = file[:2]
+        packed = self._files[name] = self._pack((1, ((1, *file[1:]),)))
+        self._digest.add("file", name, packed)
+        self._names.add(name)
+        self._contents.add(content, name)
+        if self._marks:
+            self._marks.forget(content)
+        self._changes.published((name,), (packed,), (position,))
+        self._count += 1
+        self.versions += 1
 
     def bind(self, homes: Homes, columns: Sequence[Any], positions: Iterable[int]) -> None:
         """Bind names that have :meth:`homes`: most of all that ever happens here, so each step is
@@ -175,6 +182,7 @@ class Registry:
             for content in contents:
                 self._marks.forget(content)
         self._changes.published(names, packed, positions)
+        self._count += len(names)
         self.versions += len(names)
 
     def publish_many(self, wanted: PublishMany) -> dict[str, Any]:
@@ -205,9 +213,9 @@ class Registry:
     def _check_many(self, files: Sequence[NewFile]) -> None:
         """Raises when one cannot be published. Changes nothing."""
         bound = [at for at, file in enumerate(files) if file.name in self._files]
-        if len(self._files) + len(files) - len(bound) > self._limits.files_max:
+        if self._count + len(files) - len(bound) > self._limits.files_max:
             raise LimitReached(
-                f"{len(self._files)} names and {len(files) - len(bound)} more, limit "
+                f"{self._count} names and {len(files) - len(bound)} more, limit "
                 f"{self._limits.files_max}; none was published"
             )
         for at in bound:
@@ -277,9 +285,8 @@ class Registry:
         return {"file": replace(record, tags=tags).to_wire()}
 
     def _pack_again(self, name: str, highest: int, kept: Sequence[FileRecord], tags: Tags) -> None:
-        """Make this the history of ``name``, which is bound or was never."""
-        if name in self._files:
-            self._digest.remove("file", name, self._files[name])
+        """Make this the history of ``name``, which is bound."""
+        self._digest.remove("file", name, self._files[name])
         packed = self._files[name] = self._pack(naming.fields(highest, kept, tags))
         self._digest.add("file", name, packed)
 
@@ -294,6 +301,7 @@ class Registry:
         else:
             self._digest.remove("file", name, self._files[name])
             del self._files[name]
+            self._count -= 1
             self._names.remove(name)
         self._changes.note(before, after)
         self.versions += len(after) - len(before)
@@ -378,6 +386,7 @@ class Registry:
         for name, packed in rows:
             self._names.add(name)
             self._files[name] = packed
+            self._count += 1
             self._digest.add("file", name, packed)
             versions = msgpack.unpackb(packed)[1]
             self.versions += len(versions)
