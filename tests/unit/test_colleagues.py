@@ -32,7 +32,7 @@ class Lines:
     def __init__(self) -> None:
         self.sent: list[tuple[str, Message]] = []
         self.dropped: list[tuple[str, str]] = []
-        self.connected = ("n2", "n3")
+        self.connected = self.sitting = ("n2", "n3")
         self.version = NEWEST
 
     def linked(self, node: str) -> bool:
@@ -44,6 +44,9 @@ class Lines:
     def send(self, node: str, message: Message) -> bool:
         self.sent.append((node, message))
         return True
+
+    def sits(self, node: str) -> bool:
+        return node in self.sitting
 
     def flush(self) -> None: ...
 
@@ -271,6 +274,21 @@ def test_what_the_leader_packed_comes_to_the_client_as_it_is(office: Office) -> 
     office.colleagues.received("n2", {"type": "answered", "batch": message["batch"], "runs": runs})
     assert given == [("packed", b"\x80", (6, 0)), ("refused", conflict, (6, 4))]
     assert [one.unknown for one in office.intake.take(1000)] == [False, True]
+
+
+@pytest.mark.parametrize("sits", [True, False])
+def test_what_the_leader_answered_is_committed_if_it_is_who_it_says(
+    office: Office, sits: bool
+) -> None:
+    """Broken: a stranger in the place of a member has entries applied that were not committed."""
+    office.member.follow([1, 1])
+    office.lines.sitting = ("n2",) if sits else ()
+    office.intake.add(OPEN, 110.0, lambda reply, at: None)
+    office.colleagues.ask_leader("n2", 1000)
+    ((_, message),) = office.lines.sent
+    answer = {"type": "answered", "batch": message["batch"], "runs": ((3, (0,), (b"\x80",)),)}
+    office.colleagues.received("n2", answer)
+    assert office.member.engine.raftCommitIndex == (3 if sits else 1)
 
 
 WORDS = st.sampled_from(

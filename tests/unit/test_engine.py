@@ -130,3 +130,38 @@ def test_a_new_commit_index_alone_is_told_a_moment_later(member: Member) -> None
     assert engine.deadline() == asked_s + COMMIT_TOLD_S, "it is put off by each turn"
     engine.doTick(0)
     assert engine.raftCommitIndex == 2
+
+
+@pytest.mark.parametrize(
+    ("who", "index", "commit"),
+    [
+        ("n2", 4, 4),  # of the leader's own term, and here
+        ("n2", 3, 3),
+        ("n2", 5, 1),  # not here
+        ("n2", 2, 1),  # of an earlier term: what stands here may not be what stands there
+        ("n3", 4, 1),  # not the leader
+        ("n2", 0, 1),  # not by the log
+    ],
+)
+def test_an_answer_of_the_leader_tells_of_a_commit(
+    member: Member, who: str, index: int, commit: int
+) -> None:
+    """Broken: a client's next read waits for a message more; or an entry is applied that was never
+    committed."""
+    member.follow([1, 2, 2])
+    member.engine.told_committed(who, index)
+    assert member.engine.raftCommitIndex == commit
+    member.engine.move_log(time.monotonic())
+    assert [index for index, _ in member.applied] == list(range(2, commit + 1))
+
+
+def test_an_answer_takes_no_commit_back_and_tells_a_leader_nothing(member: Member) -> None:
+    """Broken: what was applied counts as not committed, or a member moves what acknowledgements
+    alone may."""
+    member.follow([1, 1, 1], commit=4)
+    member.engine.told_committed("n2", 3)
+    assert member.engine.raftCommitIndex == 4
+    member.lead()
+    member.engine.told_committed("n1", member.journal.last_index)
+    member.engine.told_committed("n2", member.journal.last_index)
+    assert member.engine.raftCommitIndex == 4

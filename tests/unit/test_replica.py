@@ -119,6 +119,19 @@ async def test_three_nodes_agree_whoever_is_asked(tmp_path: Path) -> None:
 
 
 @story
+async def test_a_follower_that_answers_has_heard_of_the_commit(tmp_path: Path) -> None:
+    """Broken: the next read of that client waits until the leader says what it said already."""
+    async with cluster(tmp_path, 3) as nodes:
+        leader = await leader_of(nodes)
+        follower = next(node for node in nodes if node is not leader)
+        await until(lambda: follower.machine.version == NEWEST)
+        for _ in range(20):
+            reply, (index, _) = await follower.write()
+            assert "ok" in reply
+            assert follower.replica.engine.raftCommitIndex >= index
+
+
+@story
 async def test_a_cut_off_leader_answers_no_linearizable_read(tmp_path: Path) -> None:
     """Broken: a leader that was replaced without noticing answers from a state that is over."""
     async with cluster(tmp_path, 3) as nodes:

@@ -271,11 +271,11 @@ class Colleagues:
                 for position, reply in zip(positions, some, strict=True)
             ]
             answer = {"type": "forwarded", "batch": number, "replies": replies}
+            self._engine.send_now()  # its client may read there what it was just told
         try:
             self._lines.send(node, answer)
         except TooLarge as error:
             self._lines.drop(node, str(error))
-        self._engine.send_now()  # its client may read there what it was just told
         self._flush()
 
     def _on_forwarded(self, node: str, message: Message) -> None:
@@ -295,6 +295,8 @@ class Colleagues:
         replies: list[tuple[Reply, Position]] = []
         for index, positions, some in message["runs"]:
             check_run(index, positions, some)
+            if self._lines.sits(node):
+                self._engine.told_committed(node, index)  # clients read here what they are told
             replies += [
                 (reply, (index, place)) for place, reply in zip(positions, some, strict=True)
             ]

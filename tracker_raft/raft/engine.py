@@ -302,6 +302,16 @@ class Engine(LogMotion):
         self._asked_to_stand = self.forced = False
         return bool(stood)
 
+    def told_committed(self, node: str, index: int) -> None:
+        """``node`` answered an operation of the entry at ``index`` as its leader.
+
+        The same entry stands here at that index if it is one of this term, which has one leader
+        (Raft paper, 5.3: log matching). Else nothing follows, and an append will tell.
+        """
+        ours = self._log.term_at(index) == self._SyncObj__raftCurrentTerm
+        if ours and self.role is Role.FOLLOWER and self.leader == node:
+            self._SyncObj__raftCommitIndex = max(index, self._SyncObj__raftCommitIndex)
+
     def observe_term(self, term: int) -> None:
         """Another member's term is higher: follow in that term, whoever may lead it."""
         if term > self.raftCurrentTerm:
