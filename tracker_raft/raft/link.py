@@ -115,7 +115,11 @@ class Link(asyncio.Protocol):
         finally:
             if self.hello is not None and not self.hello.probe:
                 self.links.owner.link_read(self.hello.node)
-        if not routine and len(data) <= SHORT_BYTES and self._transport is not None:
+        if not routine and len(data) <= SHORT_BYTES:
+            self.links.loop.call_soon(self._acknowledge_now)  # behind what is to be done about it
+
+    def _acknowledge_now(self) -> None:
+        if self._transport is not None:
             sockets.acknowledge_now(self._transport.get_extra_info("socket"))
 
     def _heard(self, node: str, message: Message) -> None:
