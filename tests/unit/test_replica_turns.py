@@ -263,6 +263,7 @@ def test_nothing_is_due_for_ever_and_that_is_no_timer_for_now(story: Story) -> N
         ({"type": "next_node_idx", "reset": True}, Ask.TURN),
         ({"type": "probe"}, Ask.NOTHING),
         ({"type": "forward"}, Ask.WORK),
+        ({"type": "answered"}, Ask.WORK),
         ({"type": "read_at"}, Ask.WORK),
         ({"type": "request_vote"}, Ask.TURN),
         ({"type": "members"}, Ask.TURN),

@@ -28,7 +28,7 @@ log = logging.getLogger("tracker_raft.replica")
 
 COUNTED = ("next_node_idx", "response_vote", "pre_voted", "probed", "alive")
 """What a member says that is counted: nobody else's word is."""
-OPERATIONS = frozenset({"forward", "forwarded", "read", "read_at", "probed"})
+OPERATIONS = frozenset({"forward", "answered", "forwarded", "read", "read_at", "probed"})
 """What members say of operations and reads: the log is to move by it, or has moved."""
 NO_ASK = frozenset({"append_entries", "next_node_idx", "alive", "state", "probe"})
 """What is taken in and perhaps answered, and needs no more where it changes nothing."""
