@@ -33,8 +33,9 @@ from bench.clients_rivals import EtcdPuts, StockPuts
 OURS, ETCD, STOCK = "ours", "etcd", "stock"
 FRAMES = "ours in frames"
 SIZES = (1, 64, 256, 1000)
-BATCHERS = 4
-"""As many as a tracker lets in at once from the start: it refuses what it cannot do in time."""
+BATCHERS = (4, 16)
+"""So many clients send many operations at once. In frames only the first number of them: a tracker
+that was not busy yet refuses what is beyond a thousand operations."""
 QUIET_S, QUIET_SHARE, QUIET_MAX_S = 0.3, 0.15, 30.0
 """A fleet that took no more of one core for so long has nothing to do; beyond the last it is
 measured all the same."""
@@ -120,7 +121,7 @@ class Contender:
     default=256,
     show_default=True,
     type=click.IntRange(0, 256),
-    help=f"Operations sent at once, by {BATCHERS} clients; 0: not measured.",
+    help="Operations sent at once, by {} clients and by {}; 0: not measured.".format(*BATCHERS),
 )
 @click.option("--without", multiple=True, type=click.Choice([ETCD, STOCK]), help="Leave it out.")
 @harness.common_options
@@ -143,7 +144,7 @@ def publish(
         if 1 in sizes:
             shapes[:0] = [("1 client at the leader", 1, 1, 0), ("1 client at another", 1, 1, 1)]
         if batch:
-            shapes.append((f"{BATCHERS} x {batch} at once", BATCHERS, batch, 0))
+            shapes += [(f"{count} x {batch} at once", count, batch, 0) for count in BATCHERS]
         measures: dict[str, harness.Measure] = {
             f"{name}, {shape}": partial(contender.measure, count, operations, seconds, first)
             for shape, count, operations, first in shapes
@@ -151,8 +152,9 @@ def publish(
         }
         if batch:
             frames = Contender(found[OURS]._fleet, None, OurPublishes)
-            measures[f"{FRAMES}, {shapes[-1][0]}"] = partial(
-                frames.measure, BATCHERS, batch, seconds
+            few = BATCHERS[0]
+            measures[f"{FRAMES}, {few} x {batch} at once"] = partial(
+                frames.measure, few, batch, seconds
             )
         result.samples = harness.alternate(runs, measures, harness.progress)
     result.figures = figures(result, [shape for shape, *_ in shapes], list(found))

@@ -40,7 +40,7 @@ CAUGHT_BY: dict[str, tuple[int, ...]] = {
     "a second change before the first is committed (S14)": (48, 62, 21),
     "members change at the commit only (S14)": (9, 5),
     "a truncated change stays in force (S14)": (10, 16),
-    "a snapshot without its members (S14)": (1, 50),
+    "a snapshot without its members (S14)": (134, 1, 50),
     "any directory in a member's name": (6, 1),
 }
 """Seeds that caught each mutant when it was hunted."""

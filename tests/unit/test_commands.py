@@ -40,7 +40,9 @@ from tracker_raft.commands import (
     TransferLeadership,
     Untag,
     Watch,
+    fields,
 )
+from tracker_raft.commands.files import plain_names
 from tracker_raft.errors import BY_CODE, BadRequest, P2PError, UnknownOperation, from_wire
 
 CONTENT = bytes(range(32))
@@ -315,3 +317,16 @@ def test_an_unknown_error_word_is_never_taken_for_did_not_happen() -> None:
     error: P2PError = from_wire({"error": "half_done", "message": "?"})
     assert error.code == "outcome_unknown" and "half_done" in str(error)
     assert from_wire({}).code == "outcome_unknown"
+
+
+ALMOST_NAMES = st.text(alphabet="aZ0._-/@ \nä\u0660", max_size=5) | st.just("x" * 63 + "y")
+NAMES = st.from_regex(fields.PLAIN_NAME, fullmatch=True)
+
+
+@given(st.lists(NAMES | NAMES | NAMES | ALMOST_NAMES, min_size=1, max_size=6))
+def test_names_are_plain_together_if_each_of_them_is(names: list[str]) -> None:
+    """Broken: a name that none may have is bound by the one that publishes many; or each of many is
+    looked at by itself."""
+    each = [len(name) < 64 and bool(fields.PLAIN_NAME.fullmatch(name)) for name in names]
+    assert plain_names(names) == all(each)
+    assert not plain_names([*names, b"a"])
