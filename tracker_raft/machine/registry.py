@@ -53,7 +53,7 @@ from tracker_raft.machine.name_index import NameIndex
 from tracker_raft.machine.names import History, NewName, Tags, bound, not_found, room
 from tracker_raft.machine.settings import Settings
 from tracker_raft.machine.snapshot_cursor import Row, Table
-from tracker_raft.machine.wide_dict import WideDict, any_in, get_each, set_each_new
+from tracker_raft.machine.wide_dict import WideDict, any_in, get_each, set_each
 
 Homes = list[dict[str, bytes]]
 """Where names stand, one for each."""
@@ -166,17 +166,15 @@ class Registry:
         self._count += 1
         self.versions += 1
 
-    def bind(self, homes: Homes, columns: Sequence[Any], positions: Iterable[int]) -> bool:
-        """Bind names that are all different, if all are free: most of all that ever happens here,
-        so each step is taken for all of them at once. ``homes``: where the names stand or would,
-        and there is room for them. ``columns``: the names, and the other fields of
+    def bind(self, homes: Homes, columns: Sequence[Any], positions: Iterable[int]) -> None:
+        """Bind names that have :meth:`homes`: most of all that ever happens here, so each step is
+        taken for all of them at once. ``columns``: the names, and the other fields of
         :data:`~tracker_raft.machine.names.NewName`, one for each name; ``positions``: of the
-        changes in the entry that runs. False: nothing was done."""
+        changes in the entry that runs."""
         names, contents, *numbers_and_labels = columns
         rows = zip(repeat(1), contents, *numbers_and_labels)
         packed = [*map(self._pack, zip(repeat(1), zip(rows)))]
-        if not set_each_new(homes, names, packed):
-            return False
+        set_each(homes, names, packed)
         self._digest.add_many([*zip(repeat("file"), names, packed)])
         self._names.update(names)
         self._contents.add_many(contents, names)
@@ -186,7 +184,6 @@ class Registry:
         self._changes.published(names, packed, positions)
         self._count += len(names)
         self.versions += len(names)
-        return True
 
     def publish_many(self, wanted: PublishMany) -> dict[str, Any]:
         """All of them or none; the first that cannot be names itself by its place.
@@ -195,13 +192,13 @@ class Registry:
         """
         count = len(wanted.names)
         index, position = self._changes.place
-        if count <= self._limits.files_max - self._count:
-            homes = self._files.homes(wanted.names)
+        homes = self.homes(wanted.names)
+        if homes is not None:
             numbers = wanted.sizes, wanted.manifest_bytes, wanted.piece_bytes
             labels = wanted.owners or repeat("", count), wanted.groups or repeat("", count)
             columns = wanted.names, wanted.content_ids, *numbers, *labels
-            if self.bind(homes, columns, range(position, position + count)):
-                return {"versions": [1] * count, "unchanged": []}
+            self.bind(homes, columns, range(position, position + count))
+            return {"versions": [1] * count, "unchanged": []}
         files = wanted.files()
         self._check_many(files)
         versions, unchanged = [], []

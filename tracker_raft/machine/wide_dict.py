@@ -15,8 +15,9 @@ says where each key belongs, for the methods that take that.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Sequence
-from operator import contains, getitem, is_
+from operator import contains, getitem, setitem
 from typing import Any, Final, Generic, TypeVar
 
 PARTS: Final = 64
@@ -84,16 +85,9 @@ def get_each(homes: Sequence[dict[K, V]], keys: Iterable[K]) -> list[V]:
     return [*map(getitem, homes, keys)]
 
 
-def set_each_new(homes: Sequence[dict[K, V]], keys: Sequence[K], values: Sequence[V]) -> bool:
-    """Each of ``keys``, which are all different, gets its value, an object of its own, if none of
-    them is there. False: nothing was done. Each place in memory is gone to once."""
-    found = set_each_default(homes, keys, values)
-    if all(map(is_, found, values)):
-        return True
-    for home, key, there, value in zip(homes, keys, found, values, strict=True):
-        if there is value:
-            del home[key]
-    return False
+def set_each(homes: Sequence[dict[K, V]], keys: Iterable[K], values: Iterable[V]) -> None:
+    """Each of ``keys`` gets its value."""
+    deque(map(setitem, homes, keys, values), maxlen=0)
 
 
 def set_each_default(
