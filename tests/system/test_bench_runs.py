@@ -199,6 +199,7 @@ def test_publish_measures_ours_and_says_who_is_absent(tmp_path: Path) -> None:
     assert set(result["figures"]) == {
         "ours, 2 clients",
         "ours, 4 x 8 at once",
+        "ours, 16 x 8 at once",
         "ours in frames, 4 x 8 at once",
     }
     for figures in result["figures"].values():
