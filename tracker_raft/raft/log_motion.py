@@ -61,8 +61,9 @@ class LogMotion(SyncObj):  # type: ignore[misc]  # the library is untyped
     def _agreed(self) -> int:
         """The commit index as it is to be, which is the present one unless this node leads.
 
-        Only an entry of the leader's own term moves it (Raft paper, 5.4.2). Without that check it
-        would never be reached, and the loop spin, while a follower catches up on older terms.
+        Only an entry of the leader's own term moves it (Raft paper, 5.4.2). Without that check
+        :attr:`advances` would stay true, and the loop spin, while a follower catches up on older
+        terms.
         """
         committed: int = self._SyncObj__raftCommitIndex
         last = self._log.last_index
