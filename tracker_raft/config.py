@@ -144,7 +144,7 @@ class SnapshotPolicy:
     entries_kept: int = 1_000
     """Entries kept before a snapshot, so that a member a little behind needs none."""
     slice_rows: int = 1_000
-    slice_pause_s: float = 0.01
+    slice_pause_s: float = 0.005
     """Between two slices of a snapshot that is being made."""
     part_bytes: int = 256 * KIB
     """Of a snapshot on its way to a member."""

@@ -24,7 +24,12 @@ STOPS_FOR_S = 0.05
 SPARES = ("m1", "m2", "m3")
 """Nodes that are no members at first."""
 SNAPSHOTS = SnapshotPolicy(
-    log_bytes_min=8 * 1024, entries_kept=20, slice_rows=7, part_bytes=700, offer_period_s=0.1
+    log_bytes_min=8 * 1024,
+    entries_kept=20,
+    slice_rows=7,
+    slice_pause_s=0.01,
+    part_bytes=700,
+    offer_period_s=0.1,
 )
 """Small, so that every run takes and sends many."""
 
