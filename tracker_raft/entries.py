@@ -130,7 +130,8 @@ def unpack_operations(data: bytes, count: int) -> tuple[LoggedOperation, ...]:
 
 def _check(rows: tuple[Any, ...], bodies_are: frozenset[type]) -> None:
     """Raises :class:`BadRequest` unless all are operations. Looked at column by column, so that
-    Python's own loops do it: every tracker looks at every operation."""
+    Python's own loops do it: every tracker looks at every operation. One alone is looked at as it
+    is: with one client every entry is that."""
     if not rows:
         return
     if len(rows) == 1 and type(rows[0]) is tuple and len(rows[0]) == 4:

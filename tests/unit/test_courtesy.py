@@ -7,7 +7,7 @@ import random
 import pytest
 
 from tracker_raft.raft import away
-from tracker_raft.raft.courtesy import AWAY_MAX_S, SOON_S, Courtesy
+from tracker_raft.raft.courtesy import SOON_S, Courtesy
 
 
 class Machine:
@@ -71,7 +71,7 @@ def test_what_comes_often_is_met_ever_more_seldom(machine: Machine) -> None:
     """Broken: the first entry of each second is late, for years."""
     machine.take_s = [3 * SOON_S]
     begun_s = machine.now_s
-    while machine.now_s < begun_s + 12 * AWAY_MAX_S:
+    while machine.now_s < begun_s + 12 * away.MAX_S:
         machine.courtesy.give_way()
         machine.now_s += 0.05
     assert machine.times < 200

@@ -5,10 +5,10 @@ from __future__ import annotations
 
 import pytest
 
+from tracker_raft.raft.away import MAX_S as AWAY_MAX_S
 from tracker_raft.raft.away import MIN_S as AWAY_MIN_S
 from tracker_raft.raft.away import OFTEN
 from tracker_raft.raft.trust import (
-    AWAY_MAX_S,
     AWAY_SLOW_MAX_S,
     BYTES_MAX,
     FAST_S,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 MIN_S = 1.0
+MAX_S = 300.0
 OFTEN = 64
 """What comes within so many times the last time away comes often."""
 
@@ -10,7 +11,7 @@ OFTEN = 64
 class Away:
     """Begins with :data:`MIN_S`, doubles up to ``most_s``. Seconds of one monotonic clock."""
 
-    def __init__(self, most_s: float) -> None:
+    def __init__(self, most_s: float = MAX_S) -> None:
         self.most_s = most_s
         self.seconds = 0.0
         """How long the last time is, or was, to be."""

@@ -23,7 +23,6 @@ LATE_SHARE = 0.2
 """Of the recent times at most so many may take longer."""
 RECENT = 32
 """So many are recent, about."""
-AWAY_MAX_S = 300.0
 
 
 class Courtesy:
@@ -34,7 +33,7 @@ class Courtesy:
         self._now = now
         self._late = 0.0
         """The share of the recent times that took too long."""
-        self._away = Away(AWAY_MAX_S)
+        self._away = Away()
 
     def give_way(self) -> None:
         """Let others have the processor, if they give it back soon as a rule."""

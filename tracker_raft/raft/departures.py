@@ -68,8 +68,7 @@ class Departures:
             self.flush()
 
     def _promise(self) -> None:
-        if self._gate.acknowledged:
-            for node, message in self._gate.arrivals(self._journal.durable_index):
-                self._count(node, message)
+        for node, message in self._gate.arrivals(self._journal.durable_index):
+            self._count(node, message)
         self._outbox.release(self._journal.durable)
         self._made_durable()

@@ -31,7 +31,7 @@ from tracker_raft.errors import Unsupported
 from tracker_raft.raft import configuration
 from tracker_raft.raft.filters import Message
 from tracker_raft.raft.journal import SegmentJournal
-from tracker_raft.raft.log_motion import LogMotion
+from tracker_raft.raft.log_motion import LEADS, LogMotion
 
 REGULAR, NO_OP = 0, 1
 _REGULAR = bytes((REGULAR,))
@@ -70,7 +70,7 @@ class Role(Enum):
 
     FOLLOWER = 0
     CANDIDATE = 1
-    LEADER = 2
+    LEADER = LEADS
 
 
 _ROLES = tuple(Role)

@@ -69,7 +69,7 @@ class Outbox(Transport):  # type: ignore[misc]  # the library is untyped
 
     def release(self, durable: int) -> None:
         """Let go the promises that the journal keeps by now, and all that was queued."""
-        for node, message in self._gate.promises(durable) if self._gate.held else ():
+        for node, message in self._gate.promises(durable):
             if message["type"] == "next_node_idx" and message["success"]:
                 self._acknowledge(node, message)
             else:

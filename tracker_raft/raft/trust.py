@@ -36,7 +36,6 @@ STALL_S = 0.02
 """Less than half the time between two signs of life. On a machine that others keep busy a process
 waits for its turn now and then for half as long, whatever its disk."""
 RUN_MIN = 32
-AWAY_MAX_S = 300.0
 AWAY_SLOW_MAX_S = 8.0
 """A run of slow ones is the work of a busy machine as a rule, and over with it."""
 
@@ -49,7 +48,7 @@ class DiskTrust:
         """The share of slow ones among the recent syncs."""
         self._run = 0
         """Syncs since the last stall."""
-        self._stalled = Away(AWAY_MAX_S)
+        self._stalled = Away()
         self._was_slow = Away(AWAY_SLOW_MAX_S)
 
     def allows(self, size: int, now_s: float) -> bool:
